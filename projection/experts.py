@@ -1,0 +1,108 @@
+"""The experts of the universal projection module, run as one batched pass.
+
+Each expert is a stack of LLaMA-style blocks (RMSNorm, SwiGLU, no biases) with bidirectional
+attention and no positions (spec §1.5). Weights carry a leading expert axis, so that three Python
+loops of eight layers become one loop of eight batched matrix products.
+
+Shape legend: E experts, B batch, N tokens, Q queries, D width, H heads, K head width, F hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def hidden_width(width: int, multiple_of: int = 256) -> int:
+    """LLaMA's feed-forward width: ⌊2·4·width/3⌋ rounded up to a multiple.
+
+    Example:
+        >>> hidden_width(1024)
+        2816
+    """
+    return multiple_of * -(-int(2 * 4 * width / 3) // multiple_of)
+
+
+class ExpertBlock(nn.Module):
+    """One block of all experts.
+
+    Args:
+        experts: E.
+        width: D.
+        heads: H; D must be a multiple of it.
+        hidden: F.
+        eps: of the RMSNorms.
+    """
+
+    def __init__(
+        self, experts: int, width: int, heads: int, hidden: int, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.heads, self.eps = heads, eps
+        self.wq = _stack(experts, width, width)
+        self.wk = _stack(experts, width, width)
+        self.wv = _stack(experts, width, width)
+        self.wo = _stack(experts, width, width)
+        self.w1 = _stack(experts, hidden, width)
+        self.w2 = _stack(experts, width, hidden)
+        self.w3 = _stack(experts, hidden, width)
+        self.attention_norm = nn.Parameter(torch.ones(experts, width))
+        self.ffn_norm = nn.Parameter(torch.ones(experts, width))
+
+    def forward(
+        self,
+        x_EBND: Tensor,
+        *,
+        active: int,
+        queries: int | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attention and feed-forward of the first ``active`` experts.
+
+        Args:
+            x_EBND: one sequence per expert.
+            active: how many experts to run; x has that many on its first axis.
+            queries: compute the outputs of the first ``queries`` tokens only (the last block:
+                nothing else is read); None for all.
+            bias: additive attention bias that broadcasts to (E·B, H, N, N), or None.
+
+        Returns:
+            (E, B, N, D), or (E, B, Q, D) with ``queries``.
+        """
+        normed = self._norm(x_EBND, self.attention_norm[:active])
+        head_EBQD = x_EBND[:, :, :queries]
+        query = _heads(_apply(self.wq[:active], normed[:, :, :queries]), self.heads)
+        key = _heads(_apply(self.wk[:active], normed), self.heads)
+        value = _heads(_apply(self.wv[:active], normed), self.heads)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        mixed = mixed.transpose(1, 2).reshape(head_EBQD.shape)
+        x_EBQD = head_EBQD + _apply(self.wo[:active], mixed)
+        normed = self._norm(x_EBQD, self.ffn_norm[:active])
+        gate = functional.silu(_apply(self.w1[:active], normed))
+        gated = gate * _apply(self.w3[:active], normed)
+        return x_EBQD + _apply(self.w2[:active], gated)
+
+    def _norm(self, x_EBND: Tensor, weight_ED: Tensor) -> Tensor:
+        normed = functional.rms_norm(x_EBND.float(), x_EBND.shape[-1:], eps=self.eps)
+        return normed.type_as(x_EBND) * weight_ED[:, None, None]
+
+
+def _stack(experts: int, out: int, inner: int) -> nn.Parameter:
+    weight = torch.empty(experts, out, inner)
+    for expert in weight:
+        nn.init.xavier_uniform_(expert)
+    return nn.Parameter(weight)
+
+
+def _apply(weight_EFD: Tensor, x_EBND: Tensor) -> Tensor:
+    """One linear map per expert, as a batched matrix product."""
+    experts, batch, tokens, width = x_EBND.shape
+    flat = x_EBND.reshape(experts, batch * tokens, width)
+    return torch.bmm(flat, weight_EFD.transpose(1, 2)).view(experts, batch, tokens, -1)
+
+
+def _heads(x_EBND: Tensor, heads: int) -> Tensor:
+    """(E, B, N, D) → (E·B, H, N, K)."""
+    experts, batch, tokens, width = x_EBND.shape
+    return x_EBND.reshape(experts * batch, tokens, heads, width // heads).transpose(1, 2)
