@@ -30,6 +30,7 @@ REQUIRED = [
     "av>=12",
     "soundfile>=0.12",
     "scipy>=1.11",
+    "soxr>=0.3",
     "pillow>=10",
     "matplotlib>=3.8",
     "webdataset>=0.2.86",

@@ -53,9 +53,33 @@ def answer(model: OneLLM, prompt: Any, media: Any, settings: Decoding) -> Any:
 def _answers(
     model: OneLLM, prompts: Sequence[Any], media: Sequence[Any], settings: Decoding
 ) -> list[str]:
-    text = _text_of(model)
-    spliced = prepare(model, prompts, media)
-    writers = [_Writer(text, _stops(model, settings), settings.max_new_tokens) for _ in prompts]
+    return _write(model, prepare(model, prompts, media), settings)
+
+
+def answer_encoded(
+    model: OneLLM,
+    prompts: Sequence[Any],
+    soft: Sequence[Sequence[tuple[str, Tensor]]],
+    settings: Decoding,
+) -> list[str]:
+    """Answer prompts about media that are encoded already, to encode each medium once.
+
+    Args:
+        model: the model.
+        prompts: texts, or conversations as tuples of turns.
+        soft: for each prompt its (modality, soft tokens (Q, D)) pairs, as
+            :meth:`onellm.OneLLM.soften` gives them.
+        settings: how to decode.
+
+    Returns:
+        one answer per prompt.
+    """
+    return _write(model, splice_prompts(model, prompts, soft), settings)
+
+
+def _write(model: OneLLM, spliced: Spliced, settings: Decoding) -> list[str]:
+    text, stops = _text_of(model), _stops(model, settings)
+    writers = [_Writer(text, stops, settings.max_new_tokens) for _ in spliced.embeds]
     for tokens_B in _tokens(model, spliced, settings):
         for writer, token in zip(writers, tokens_B.tolist(), strict=True):
             writer.add(token)
@@ -103,17 +127,31 @@ def prepare(model: OneLLM, prompts: Sequence[Any], media: Sequence[Any]) -> Spli
         prompts: texts, or conversations as tuples of turns.
         media: for each prompt its (modality, source) pairs.
     """
-    if len(prompts) != len(media):
-        raise ConfigError(f"{len(prompts)} prompts with {len(media)} lists of media")
-    ids = [encode_prompt(_text_of(model), model.config.prompt_format, turns_of(p)) for p in prompts]
     named = [[(name, load_signal(model, name, source)) for name, source in m] for m in media]
     with torch.inference_mode():
         soft = model.soften(named)
-        pairs = [
-            [(name, tokens) for (name, _), tokens in zip(n, s, strict=True)]
-            for n, s in zip(named, soft, strict=True)
-        ]
-        return model.splice(ids, None, pairs, side="left")
+    pairs = [
+        [(name, tokens) for (name, _), tokens in zip(n, s, strict=True)]
+        for n, s in zip(named, soft, strict=True)
+    ]
+    return splice_prompts(model, prompts, pairs)
+
+
+@torch.inference_mode()
+def splice_prompts(
+    model: OneLLM, prompts: Sequence[Any], soft: Sequence[Sequence[tuple[str, Tensor]]]
+) -> Spliced:
+    """Encode prompts and splice soft tokens into them, padded on the left.
+
+    Args:
+        model: the model.
+        prompts: texts, or conversations as tuples of turns.
+        soft: for each prompt its (modality, soft tokens (Q, D)) pairs.
+    """
+    if len(prompts) != len(soft):
+        raise ConfigError(f"{len(prompts)} prompts with {len(soft)} lists of media")
+    ids = [encode_prompt(_text_of(model), model.config.prompt_format, turns_of(p)) for p in prompts]
+    return model.splice(ids, None, soft, side="left")
 
 
 def turns_of(prompt: Any) -> tuple[tuple[str, str], ...]:

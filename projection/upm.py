@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from onellm.config import StrictModel
@@ -32,6 +33,9 @@ class UPMConfig(StrictModel):
         output_scale: initial weight of the last LayerNorm, the size at which soft tokens enter
             the LLM. 1 as published; the root mean square of the LLM's own embeddings starts
             small models closer to what they know.
+        token_drop: in training, the share of the encoder's tokens that are left out at random,
+            the same for all samples of a pass. 0 as published; with few data it keeps the
+            queries from learning samples by heart, and costs less than nothing.
     """
 
     width: int = 1024
@@ -42,6 +46,7 @@ class UPMConfig(StrictModel):
     multiple_of: int = 256
     gate: Literal["sigmoid", "softmax"] = "sigmoid"
     output_scale: float = 1.0
+    token_drop: float = Field(0.0, ge=0, lt=1)
 
 
 class UPM(nn.Module):
@@ -91,6 +96,7 @@ class UPM(nn.Module):
             features: the encoder's output; padding is hidden by its mask.
         """
         name, active = features.modality, self.active_experts
+        features = self._drop(features)
         x_BND = self.proj_in[name](features.x_BND)
         batch, count = x_BND.shape[0], self.config.queries
         query_QD = self.queries[name]
@@ -104,6 +110,17 @@ class UPM(nn.Module):
             )
         weight_QE = self.router_table(name).to(x_EBND.dtype)
         return torch.einsum("qe,ebqd->bqd", weight_QE, x_EBND)
+
+    def _drop(self, features: TokenSeq) -> TokenSeq:
+        """Leave out a random share of the tokens while training."""
+        count = features.x_BND.shape[1]
+        keep = round(count * (1 - self.config.token_drop))
+        if not self.training or keep >= count or keep < 1:
+            return features
+        index = torch.randperm(count, device=features.x_BND.device)[:keep].sort().values
+        return TokenSeq(
+            features.x_BND[:, index], features.mask_BN[:, index], features.grid, features.modality
+        )
 
     def router_table(self, modality: str) -> Tensor:
         """The router's weights (Q, E) for a modality; with one active expert, ones."""

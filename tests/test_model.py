@@ -267,3 +267,15 @@ def test_full_width_shapes_of_all_eight_modalities():
     expert = sum(p.numel() for p in model.projector.experts[0].parameters()) // 3
     assert expert == 12_847_104  # per block and expert, spec §1.5
     assert model.tokenizers["fmri"].linear.weight.shape == (8192, 15724)
+
+
+def test_gated_frames_tell_their_order_and_plain_ones_do_not():
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 3, 28, 28)
+    for reduce, same in (("mean", True), ("gated", False)):
+        options = {**tiny.MODALITIES["video"], "frame_reduce": reduce}
+        config = tiny.tiny_model("video").config.model_copy(update={"modalities": {"video": options}})
+        model = OneLLM(config, tiny.build_llama(vocab=9, width=8, layers=1, heads=1, hidden=8))
+        with torch.no_grad():
+            forth, back = model.encode("video", x), model.encode("video", x.flip(1))
+        assert torch.allclose(forth, back, atol=1e-5) is same
