@@ -1,0 +1,111 @@
+"""What happens to a sample that cannot be read: stop, or skip it and count it.
+
+A broken sample is never replaced by a random one. Skipping takes the next sample of the same data
+set, which is again a pure function of the order, and stops the run once too many are broken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeVar
+
+from onellm.config import StrictModel
+from onellm.errors import BadInput
+
+T = TypeVar("T")
+
+
+class Skipped(Exception):  # a signal to the caller, not an error
+    """A broken sample was counted and is to be passed over."""
+
+
+class FaultConfig(StrictModel):
+    """Policy for samples that cannot be read.
+
+    Attributes:
+        policy: ``"raise"`` stops at the first; ``"skip"`` counts it and takes the next sample.
+        share: with ``"skip"``, the share of broken samples above which the run stops. Judged
+            over at least 100 reads, so that one broken file of the first ten is no verdict.
+    """
+
+    policy: Literal["raise", "skip"] = "raise"
+    share: float = 0.01
+
+
+class Faults:
+    """Reads samples under a policy and keeps the counts.
+
+    Args:
+        config: the policy.
+
+    Attributes:
+        reads: how many reads were tried.
+        by_modality: broken reads by modality.
+        by_file: broken reads by file.
+    """
+
+    def __init__(self, config: FaultConfig | None = None) -> None:
+        self.config = config or FaultConfig()
+        self.reads = 0
+        self.by_modality: Counter[str] = Counter()
+        self.by_file: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """How many reads were broken."""
+        return sum(self.by_file.values())
+
+    def read(self, read: Callable[[int], T], index: int, size: int, modality: str) -> T:
+        """Read a sample, or under ``"skip"`` the next one that can be read.
+
+        Args:
+            read: reads the sample of an index; raises :class:`~onellm.errors.BadInput`.
+            index: the sample wanted.
+            size: number of samples; the one after the last is the first.
+            modality: under whose name a broken sample is counted.
+
+        Raises:
+            BadInput: under ``"raise"`` the first broken sample; under ``"skip"`` too large a
+                share of them, or not one sample left.
+        """
+        for offset in range(size):
+            try:
+                return self.attempt(partial(read, (index + offset) % size), modality)
+            except Skipped:
+                continue
+        raise BadInput(
+            f"{modality} data", expected="a readable sample", found=f"{size} broken ones"
+        )
+
+    def attempt(self, read: Callable[[], T], modality: str) -> T:
+        """Read one sample.
+
+        Raises:
+            Skipped: it is broken, and was counted.
+            BadInput: as :meth:`read`.
+        """
+        self.reads += 1
+        try:
+            return read()
+        except BadInput as error:
+            if self.config.policy == "raise":
+                raise
+            self._count(error, modality)
+            raise Skipped from error
+
+    def _count(self, error: BadInput, modality: str) -> None:
+        self.by_modality[modality] += 1
+        self.by_file[error.source] += 1
+        if self.total > self.config.share * max(self.reads, 100):
+            raise BadInput(
+                error.source,
+                expected=f"at most {self.config.share:.1%} broken samples",
+                found=f"{self.total} of {self.reads} ({self.summary()}); last: {error}",
+                hint="Mend the data or raise data.faults.share.",
+            ) from error
+
+    def summary(self) -> str:
+        """Counts by modality, such as ``"audio 2, imu 1"``."""
+        return ", ".join(f"{name} {n}" for name, n in sorted(self.by_modality.items()))

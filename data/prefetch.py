@@ -1,0 +1,58 @@
+"""Reading ahead in a thread, so that the next batch is ready when the step is done."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Pass items on unchanged and in order, produced up to ``depth`` ahead in a thread.
+
+    An error of the producer is raised here; leaving the loop early stops the thread.
+
+    Args:
+        items: what to produce.
+        depth: how many finished items may wait; 0 produces them in the caller's thread.
+    """
+    if depth < 1:
+        yield from items
+        return
+    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # handed to the consumer, who raises it
+            put("error", error)
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if isinstance(value, BaseException):
+                raise value
+            yield value  # type: ignore[misc]  # kind "item" carries a T
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,151 @@
+"""What there is to choose from: modalities, presets and stages, described in words.
+
+Presets and stages are files; only modalities need torch, which is imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onellm.errors import ConfigError
+from onellm.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from onellm.modality import Modality
+
+_PACKAGE = Path(__file__).parent
+_FOLDERS = {"presets": _PACKAGE / "presets", "stages": _PACKAGE / "train" / "configs"}
+KINDS = ("modalities", *_FOLDERS)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table: a title, column heads and rows of text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def listings(kind: str | None = None) -> list[Listing]:
+    """Tables of what there is.
+
+    Args:
+        kind: a name of :data:`KINDS`; all of them if left out.
+
+    Raises:
+        ConfigError: unknown kind.
+    """
+    makers: dict[str, Callable[[], Listing]] = {
+        "modalities": _modalities,
+        "presets": lambda: _files("presets", "onellm quickstart --preset NAME"),
+        "stages": lambda: _files("stages", "onellm train NAME"),
+    }
+    if kind is not None and kind not in makers:
+        raise ConfigError(f"unknown kind {kind!r}.{did_you_mean(kind, makers)}")
+    return [make() for name, make in makers.items() if kind in (None, name)]
+
+
+def describe(name: str) -> str:
+    """A text about a modality, a preset or a stage.
+
+    Args:
+        name: its name; a modality's published name will do.
+
+    Raises:
+        ConfigError: unknown name, with the nearest spelling.
+    """
+    for folder in _FOLDERS.values():
+        path = folder / f"{name}.yaml"
+        if path.parent == folder and path.is_file():
+            return f"# {path}\n{path.read_text(encoding='utf-8')}"
+    from onellm.registry import modality_classes
+
+    classes = modality_classes()
+    for cls in classes.values():
+        if name in (cls.name, cls.published_name):
+            return _describe_modality(cls)
+    files = [path.stem for folder in _FOLDERS.values() for path in folder.glob("*.yaml")]
+    raise ConfigError(f"unknown name {name!r}.{did_you_mean(name, [*classes, *files])}")
+
+
+def token_count(modality: Modality) -> int:
+    """Tokens a signal becomes (per frame, where there are frames), found by making some.
+
+    Args:
+        modality: with the options to count for.
+    """
+    import torch
+
+    from onellm.encoder import Encoder, EncoderConfig
+
+    tokenizer = modality.build_tokenizer(64)
+    if tokenizer is None:
+        narrow = EncoderConfig(width=64, layers=1, heads=1, output_dim=8)
+        tokenizer = Encoder(narrow).patch_tokenizer
+    example = modality.example()
+    with torch.no_grad():
+        tokens = tokenizer(example[:1] if modality.frame_axis else example[None])
+    return int(tokens.shape[1])
+
+
+def _published(cls: type[Modality]) -> Modality:
+    return cls(**cls.published_options)
+
+
+def _tokens(modality: Modality) -> str:
+    count = str(token_count(modality))
+    return f"{count} x {len(modality.example())} frames" if modality.frame_axis else count
+
+
+def _modalities() -> Listing:
+    from onellm.registry import modality_classes
+
+    rows = [
+        (name, _tokens(_published(cls)), " ".join(cls.suffixes), cls.__module__)
+        for name, cls in modality_classes().items()
+    ]
+    return Listing("modalities", ("name", "tokens", "files", "source"), rows)
+
+
+def _files(kind: str, title: str) -> Listing:
+    rows = [(path.stem, _first_words(path)) for path in sorted(_FOLDERS[kind].glob("*.yaml"))]
+    return Listing(f"{kind}  ({title})", ("name", "what"), rows)
+
+
+def _first_words(path: Path) -> str:
+    """The first sentence of the comment on top of a YAML file."""
+    words: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or not line.strip("# "):
+            break
+        words.append(line.strip("# "))
+    return " ".join(words).partition(". ")[0].rstrip(".")
+
+
+def _describe_modality(cls: type[Modality]) -> str:
+    modality = _published(cls)
+    shape = " x ".join(str(size) for size in modality.example().shape)
+    file = inspect.getsourcefile(cls) or cls.__module__
+    lines = [
+        f"{cls.name}: {inspect.cleandoc(cls.__doc__ or '')}",
+        "",
+        f"files           {' '.join(cls.suffixes)}",
+        f"signal          {shape} at the published size",
+        f"tokens          {_tokens(modality)} at the published size",
+        f"caption prompt  {cls.caption_prompt}",
+        f"published name  {cls.published_name or 'none'}",
+        f"source          {file}",
+        "",
+        "options (config.json: model.modalities." + cls.name + ")",
+    ]
+    width = max(map(len, cls.model_fields))
+    for option, field in cls.model_fields.items():
+        value, default = getattr(modality, option), field.get_default(call_default_factory=True)
+        published = "" if value == default else f"  (published: {value})"
+        lines.append(f"  {option:<{width}}  {default}{published}")
+    return "\n".join(lines)

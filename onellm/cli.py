@@ -1,0 +1,352 @@
+"""The command line. Verbs import what they need when they run, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import onellm
+from onellm.errors import ConfigError, OneLLMError
+
+if TYPE_CHECKING:
+    from onellm.model import OneLLM
+
+app = typer.Typer(
+    name="onellm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Language models that understand signals: train one, ask it, measure it.",
+)
+
+RESUMABLE = "interrupted: the same command goes on where this one stopped"
+
+
+@contextmanager
+def _manners(on_interrupt: str = "interrupted") -> Iterator[None]:
+    """Our own errors in one line without a traceback (exit code 2), Ctrl-C with a hint (130)."""
+    try:
+        yield
+    except (OneLLMError, OSError) as error:
+        message = " ".join(str(error).split())
+        typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as interrupt:
+        typer.echo(f"\n{on_interrupt}", err=True)
+        raise typer.Exit(130) from interrupt
+
+
+def _help(short: str, *examples: str, more: str = "") -> dict[str, Any]:
+    """A verb's help: one sentence for the list of verbs, further ones, and examples."""
+    lines = "\n".join(f"  {example}" for example in examples)
+    text = f"{short} {more}".rstrip()
+    # \b keeps the lines of the examples as they are.
+    return {"short_help": short, "help": f"{text}\n\n\b\nExamples:\n{lines}"}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onellm {onellm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+# -- training -----------------------------------------------------------------------------------
+
+
+@app.command(
+    **_help(
+        "Train, evaluate and report on the packaged real data of eight modalities.",
+        "onellm quickstart",
+        "onellm quickstart --preset smoke --out smoke",
+        "onellm quickstart --starter my-shards --seed 1 --out mine",
+    )
+)
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for the model and the report.")] = Path(
+        "quickstart"
+    ),
+    starter: Annotated[
+        Path | None,
+        typer.Option(help="Folder of <modality>-train.tar and -test.tar; the packaged data."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="small (half an hour) or smoke (minutes).")] = "small",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on with what --out holds.")] = True,
+) -> None:
+    """Run :func:`onellm.quickstart.run` under progress bars."""
+    with _manners(RESUMABLE):
+        from onellm.progress import watch
+        from onellm.quickstart import run
+
+        with watch() as progress:
+            run(out, starter, preset, seed, resume, progress)
+    page = out / "report.html"
+    if page.is_file():
+        typer.echo(f"report: {page}")
+
+
+@app.command(
+    **_help(
+        "Train one stage in this process.",
+        "onellm train warmup model=models/start out=runs/warmup",
+        "onellm train my-stage.yaml optim.lr=2e-4 length.steps=500",
+        "deepspeed --module onellm.train.launch align_image out=runs/image",
+        more="DeepSpeed's launcher takes the same arguments.",
+    )
+)
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or a stage of: onellm ls stages.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as optim.lr=2e-4.")
+    ] = None,
+) -> None:
+    """Run :func:`onellm.train.launch.run_training` under a progress bar."""
+    with _manners(RESUMABLE):
+        from onellm.progress import follow, watch
+        from onellm.train.config import read_config
+        from onellm.train.launch import run_training
+
+        settings = read_config(config, overrides or [])
+        with watch() as progress:
+            out = run_training(settings, follow(progress))
+    typer.echo(f"model: {out}")
+
+
+# -- asking -------------------------------------------------------------------------------------
+
+Model = Annotated[str, typer.Option(help="Folder of a saved model, or a hub id.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; by default the GPU if any.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
+TopP = Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass, with a temperature.")]
+Seed = Annotated[int, typer.Option(help="Of sampling.")]
+
+
+@app.command(
+    # Options of modalities are not known before the model is; they arrive in order in `words`.
+    context_settings={"ignore_unknown_options": True},
+    **_help(
+        "Ask a model about files of any modality.",
+        'onellm generate --model DIR "What do you hear?" --audio clip.flac',
+        'onellm generate --model DIR "Do they match?" --image dog.jpg --audio dog.wav',
+        'onellm generate --model DIR "What is this?" --depth rgb.jpg+map.png',
+        "onellm show audio        (the files a modality reads)",
+        more="Each file has its modality in front of it; their order is kept. Without a prompt "
+        "the last file's caption prompt is asked.",
+    ),
+)
+def generate(
+    model: Model,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT --MODALITY FILE", show_default=False),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    device: Device = "",
+) -> None:
+    """Print a model's answer as it comes."""
+    with _manners():
+        prompt, named = media_options(words or [])
+        if prompt is None and not named:
+            raise ConfigError("nothing to answer: give a prompt, or a file such as --image FILE")
+        loaded = _load(model, device)
+        media = [(_modality(loaded, name), path) for name, path in named]
+        if prompt is None:
+            prompt = loaded.modality(media[-1][0]).caption_prompt
+        pieces = loaded.stream(
+            prompt,
+            media,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        for piece in pieces:
+            typer.echo(piece, nl=False)
+        typer.echo()
+
+
+def media_options(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
+    """Sort out a prompt and ``--<modality> FILE`` options, in any order.
+
+    Args:
+        words: arguments as typed; ``--<modality>=FILE`` will do as well.
+
+    Returns:
+        the prompt, None if there is none; and (modality, file) pairs in order.
+
+    Raises:
+        ConfigError: an option without a file, or a second prompt.
+
+    Example:
+        >>> media_options(["--audio", "dog.wav", "What is it?"])
+        ('What is it?', [('audio', 'dog.wav')])
+    """
+    prompt, media = None, []
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("--") and len(word) > 2:
+            name, equals, path = word[2:].partition("=")
+            file = path if equals else next(rest, "")
+            if not file or file.startswith("--"):
+                raise ConfigError(f"--{name} needs a file: --{name} FILE")
+            media.append((name, file))
+        elif prompt is None:
+            prompt = word
+        else:
+            raise ConfigError(
+                f"one prompt is asked at a time, found {prompt!r} and {word!r}; put it in quotes, "
+                "and --MODALITY in front of a file"
+            )
+    return prompt, media
+
+
+def _modality(model: OneLLM, name: str) -> str:
+    """A modality option's registered name, or an error with the nearest spelling of an option."""
+    from onellm.spelling import did_you_mean
+
+    for modality in model.modalities.values():
+        if name in (modality.name, modality.published_name):
+            return modality.name
+    own = ["max-new-tokens", "temperature", "top-p", "seed", "device", "model"]
+    hint = did_you_mean(name, [*model.modalities, *own])
+    raise ConfigError(f"this model has no modality {name!r} (--{name}).{hint}")
+
+
+def _load(model: str, device: str) -> OneLLM:
+    import torch
+
+    if not device:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    return onellm.OneLLM.from_pretrained(model, device=device)
+
+
+@app.command(
+    **_help(
+        "Talk with a model.",
+        "onellm chat --model quickstart/model",
+        "onellm chat --model DIR --temperature 0.7 --top-p 0.9",
+        more="/help lists what can be typed; /image FILE, say, shows it a picture.",
+    )
+)
+def chat(
+    model: Model,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    device: Device = "",
+) -> None:
+    """Run :func:`onellm.chat.chat` on this terminal."""
+    with _manners():
+        from onellm import chat as talk
+
+        conversation = talk.Conversation(
+            _load(model, device),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        if sys.stdin.isatty():
+            typer.secho(talk.help_text(conversation), dim=True)
+        talk.chat(conversation, _line_reader(), lambda text: typer.echo(text, nl=False))
+
+
+def _line_reader() -> Callable[[], str]:
+    """A reader of lines, with a prompt and a history where somebody is typing."""
+    if not sys.stdin.isatty():
+        return input
+    with suppress(ImportError):
+        import readline  # noqa: F401 - gives input() its history
+    return lambda: input("> ")
+
+
+# -- looking ------------------------------------------------------------------------------------
+
+
+@app.command(
+    name="ls",
+    **_help("List modalities, presets and stages.", "onellm ls", "onellm ls modalities"),
+)
+def list_choices(
+    kind: Annotated[
+        str | None, typer.Argument(help="modalities, presets or stages; all if left out.")
+    ] = None,
+) -> None:
+    """Print tables of what there is."""
+    with _manners():
+        from rich.console import Console
+        from rich.table import Table
+
+        from onellm.catalogue import listings
+
+        for listing in listings(kind):
+            table = Table(title=listing.title, title_justify="left", box=None, pad_edge=False)
+            for column in listing.columns:
+                table.add_column(column, overflow="fold", no_wrap=column == "name")
+            for row in listing.rows:
+                table.add_row(*row)
+            Console().print(table, "", sep="\n")
+
+
+@app.command(
+    **_help(
+        "Describe a modality, a preset or a stage.",
+        "onellm show audio",
+        "onellm show small",
+        "onellm show instruct",
+    )
+)
+def show(name: Annotated[str, typer.Argument(help="A name of: onellm ls.")]) -> None:
+    """Print a description, or the YAML file."""
+    with _manners():
+        from onellm.catalogue import describe
+
+        typer.echo(describe(name))
+
+
+@app.command(**_help("Check versions, devices and extras, and run a tiny model.", "onellm doctor"))
+def doctor() -> None:
+    """Print findings as they come; exit code 1 if something will not work."""
+    with _manners():
+        from onellm.doctor import examine
+
+        marks: dict[str, Any] = {"ok": ("ok  ", "green"), "note": ("note", "yellow")}
+        worst = 0
+        for finding in examine():
+            mark, colour = marks.get(finding.state, ("BAD ", "red"))
+            worst = max(worst, finding.state == "bad")
+            typer.secho(mark, fg=colour, nl=False)
+            typer.echo(f"  {finding.what:<16} {finding.found}")
+            if finding.remedy:
+                typer.echo(f"{'':<23}{finding.remedy}")
+    raise typer.Exit(int(worst))
+
+
+def main() -> None:
+    """The ``onellm`` command."""
+    app()

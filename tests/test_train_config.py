@@ -1,0 +1,107 @@
+"""Configuration of runs: schema, packaged stage files, and errors that help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_runs import tiny_config
+
+from onellm.errors import ConfigError
+from onellm.train.config import CONFIGS, BatchConfig, read_config, stage_names
+from onellm.train.schedule import build_adamw, decays, learning_rate
+
+HERE = Path(".")
+
+
+def test_packaged_stages():
+    want = {"align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct"}
+    assert want | {"warmup"} <= set(stage_names())
+
+
+@pytest.mark.parametrize("name", stage_names())
+def test_each_stage_file_is_valid_and_says_how_to_launch_it(name):
+    config = read_config(name)
+    assert config.stage.name == name
+    head = (CONFIGS / f"{name}.yaml").read_text().split("\nmodel:")[0]
+    assert "--module onellm.train.launch " + name in head or f"onellm train {name}" in head
+
+
+def test_published_numbers():
+    stages = {name: read_config(name) for name in stage_names()}
+    assert stages["align_image"].optim.lr == 5e-5
+    assert stages["align_image"].batch.split(16) == (40, 8)
+    assert stages["align_video_audio_point"].batch.split(8) == (45, 3)
+    assert stages["instruct"].batch.split(8) == (4, 16)
+    assert stages["instruct"].optim.weight_decay == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.learning_rate=1", r"unknown key 'optim\.learning_rate'"),
+        ("optim.weight_decy=1", r"Did you mean 'weight_decay'"),
+        ("stage.trainables=[]", "Did you mean 'trainable'"),
+        ("data.faults.polcy=skip", "Did you mean 'policy'"),
+        ("data.targets={poem: 1}", r"data\.targets"),
+        ("optim.lr=-1", r"optim\.lr"),
+        ("length={steps: 5, epochs: 1}", "either steps or epochs"),
+        ("length={}", "either steps or epochs"),
+        ("stage.frozen=features", r"set data\.augment=false"),
+        ("data.weights={smell: 2}", "smell"),
+    ],
+)
+def test_config_errors(override, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config("align_image", [override])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["dtype=float16", "deepspeed=null"], ["deepspeed.zero=0"]],
+)
+def test_number_types_that_do_not_fit(overrides):
+    with pytest.raises(ConfigError, match=r"float16|zero=1"):
+        read_config("align_image", overrides)
+
+
+def test_unknown_stage_offers_a_spelling():
+    with pytest.raises(ConfigError, match="Did you mean 'align_image'"):
+        read_config("aling_image")
+
+
+def test_batches_that_do_not_come_out_even():
+    assert BatchConfig(size=8).split(2) == (4, 1)
+    assert BatchConfig(size=8, per_device=2).split(2) == (2, 2)
+    for batch, world in ((BatchConfig(size=8, per_device=3), 1), (BatchConfig(size=2), 4)):
+        with pytest.raises(ConfigError, match="no multiple"):
+            batch.split(world)
+
+
+def test_learning_rate():
+    optim = tiny_config(HERE, HERE, optim={"lr": 1.0, "min_lr": 0.1, "warmup_steps": 4}).optim
+    rates = [learning_rate(optim, step, 14) for step in range(15)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[9] == pytest.approx(0.55)
+    assert rates[14] == pytest.approx(0.1)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    flat = optim.model_copy(update={"schedule": "constant"})
+    assert learning_rate(flat, 13, 14) == 1.0
+
+
+def test_no_decay_for_biases_norms_tags_positions_queries():
+    from tiny import tiny_model
+
+    model = tiny_model()
+    optim = tiny_config(HERE, HERE).optim
+    names = dict(model.named_parameters())
+    decayed = {name for name in names if decays(name, optim)}
+    for name in decayed:
+        parts = set(name.split("."))
+        assert names[name].ndim >= 2
+        assert not parts & {"bias", "tags", "positions", "queries"}
+        assert "norm" not in name
+    assert {"projector.experts.0.wq", "tokenizers.imu.conv.weight"} <= decayed
+    groups = build_adamw(names.items(), optim).param_groups
+    assert [len(g["params"]) for g in groups] == [len(decayed), len(names) - len(decayed)]
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]

@@ -1,0 +1,313 @@
+"""The one schema of a training run; ``train/configs/*.yaml`` are instances of it.
+
+A run is one *stage*: data decide which samples are drawn, the stage what is trained on them and
+with which objective, the rest how. Every unknown key is an error that offers the nearest spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from onellm.config import StrictModel, load_config
+from onellm.data.faults import FaultConfig
+from onellm.data.targets import Target
+from onellm.errors import ConfigError
+from onellm.spelling import did_you_mean
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def _captions() -> dict[Target, float]:
+    return {"caption": 1.0}
+
+
+class DataConfig(StrictModel):
+    """Which samples are drawn, and what text is trained on.
+
+    Attributes:
+        folder: folder of ``<modality>-<split>.tar`` shards; ``"starter"`` is the packaged data.
+        split: ``"train"`` or ``"test"``.
+        targets: what text is trained on, with weights: see :data:`onellm.data.targets.Target`.
+        balance: ``"equal"`` draws every modality equally often, ``"size"`` in proportion to its
+            number of samples.
+        weights: further factors by modality; 1 where left out.
+        augment: vary signals at random, seeded by (seed, epoch, sample).
+        max_tokens: longer texts are cut off.
+        faults: what happens to samples that cannot be read.
+        keep_megabytes: 10^6 bytes of decoded signals kept in memory.
+        ahead: optimiser steps read ahead in a thread; 0 reads in the loop.
+    """
+
+    folder: str = "starter"
+    split: Literal["train", "test"] = "train"
+    targets: dict[Target, PositiveFloat] = Field(default_factory=_captions)
+    balance: Literal["equal", "size"] = "equal"
+    weights: dict[str, PositiveFloat] = Field(default_factory=dict)
+    augment: bool = False
+    max_tokens: PositiveInt = 96
+    faults: FaultConfig = FaultConfig()
+    keep_megabytes: float = Field(default=0.0, ge=0)
+    ahead: NonNegativeInt = 1
+
+
+class CopyPath(StrictModel):
+    """Start other modalities from one that is already trained (paper §3.3).
+
+    Attributes:
+        source: the modality that was trained alone, with one active expert.
+        targets: modalities that begin as its copy; its expert becomes every expert.
+    """
+
+    source: str
+    targets: tuple[str, ...] = Field(min_length=1)
+
+
+class ContrastiveConfig(StrictModel):
+    """The head of the contrastive objective; it is dropped after its stage.
+
+    Attributes:
+        width: of the space in which media and texts are compared.
+        temperature: where the learned temperature starts.
+    """
+
+    width: PositiveInt = 128
+    temperature: PositiveFloat = 0.07
+
+
+class ClipConfig(StrictModel):
+    """The text tower of the clip objective; it is dropped after its stage.
+
+    Attributes:
+        width: of the tower.
+        layers: number of blocks.
+        heads: attention heads per block.
+        context: longest text in tokens of CLIP's own tokenizer.
+        temperature: where the learned temperature starts.
+    """
+
+    width: PositiveInt = 128
+    layers: PositiveInt = 2
+    heads: PositiveInt = 4
+    context: PositiveInt = 16
+    temperature: PositiveFloat = 0.07
+
+
+class StageConfig(StrictModel):
+    """What is trained, on which modalities, with which objective.
+
+    Attributes:
+        name: of the stage, for logs and checkpoints.
+        objective: ``"lm"`` next-token prediction through the LLM; ``"contrastive"`` media
+            against texts without the LLM in the loop; ``"clip"`` pictures against texts with
+            open_clip's loss, to pre-train the encoder.
+        modalities: which are drawn, replayed ones included.
+        trainable: globs over parameter names; ``{modality}`` stands for each of ``modalities``.
+            Everything else is frozen, and a glob that matches nothing is an error.
+        copy_path: applied once, before the first step.
+        active_experts: how many experts run; left out, all of them.
+        frozen: what is computed once instead of every step: ``"features"`` of the encoder for
+            modalities whose tokenizer is frozen, ``"soft"`` tokens where the projector is
+            frozen too.
+        frozen_views: with ``data.augment``, how many random variations of each signal are
+            computed beside the plain one; each draw takes one of them.
+        frozen_gigabytes: 10^9 bytes that may take; more is an error.
+        contrastive: settings of that objective.
+        clip: settings of that objective.
+    """
+
+    name: str
+    objective: Literal["lm", "contrastive", "clip"] = "lm"
+    modalities: tuple[str, ...] = Field(min_length=1)
+    trainable: tuple[str, ...] = Field(min_length=1)
+    copy_path: CopyPath | None = None
+    active_experts: PositiveInt | None = None
+    frozen: Literal["none", "features", "soft"] = "none"
+    frozen_views: NonNegativeInt = 0
+    frozen_gigabytes: PositiveFloat = 4.0
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    clip: ClipConfig = ClipConfig()
+
+
+class OptimConfig(StrictModel):
+    """AdamW and its learning rate, all in optimiser steps.
+
+    Attributes:
+        lr: peak learning rate.
+        min_lr: where the schedule ends.
+        schedule: ``"cosine"`` from ``lr`` to ``min_lr`` over the run, or ``"constant"``.
+        warmup_steps: optimiser steps of linear rise to ``lr``.
+        betas: of AdamW.
+        weight_decay: of AdamW, for parameters that no glob of ``no_decay`` matches.
+        no_decay: globs over parameter names: by default biases, norms, tags, positions and
+            queries, the encoder's class token, and the learned temperature.
+        grad_clip: largest norm of the whole gradient.
+    """
+
+    lr: PositiveFloat
+    min_lr: float = Field(default=0.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    no_decay: tuple[str, ...] = (
+        *("*bias", "*norm*", "*.ln_*", "projector.proj_*.1.weight"),
+        *("tags.*", "positions.*", "frames.*", "projector.queries.*", "head.log_scale"),
+        *("*.positional_embedding", "*.class_embedding"),
+    )
+    grad_clip: PositiveFloat = 2.0
+
+
+class BatchConfig(StrictModel):
+    """How samples are grouped; none of it depends on the number of devices but ``per_device``.
+
+    Attributes:
+        size: samples of one optimiser step, over all devices and accumulated passes.
+        per_device: samples of one forward pass on one device; left out, ``size / devices``.
+            Gradients are accumulated over ``size / (per_device x devices)`` passes.
+        same_modality: this many samples in a row are of one modality; 1 mixes freely. ZeRO 2
+            needs a multiple of ``per_device x devices``.
+    """
+
+    size: PositiveInt
+    per_device: PositiveInt | None = None
+    same_modality: PositiveInt = 1
+
+    def split(self, world: int) -> tuple[int, int]:
+        """Samples of one forward pass on one device, and passes of one optimiser step.
+
+        Args:
+            world: number of processes.
+
+        Raises:
+            ConfigError: they do not come out even.
+        """
+        per_device = self.per_device or max(1, self.size // world)
+        passes, rest = divmod(self.size, per_device * world)
+        if rest or not passes:
+            raise ConfigError(
+                f"batch.size {self.size} is no multiple of {per_device} samples (batch.per_device) "
+                f"on each of {world} device(s)"
+            )
+        return per_device, passes
+
+
+class LengthConfig(StrictModel):
+    """How long a run is.
+
+    Attributes:
+        steps: optimiser steps; or else
+        epochs: times the number of examples drawn, all parts taken together.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class CheckpointConfig(StrictModel):
+    """What survives a crash.
+
+    Attributes:
+        every: optimiser steps between checkpoints; 0 writes the last one only.
+        keep: how many of the newest, by recorded step, are kept.
+        resume: go on from the newest in ``out``; false refuses a folder that has one.
+    """
+
+    every: NonNegativeInt = 1000
+    keep: PositiveInt = 3
+    resume: bool = True
+
+
+class DeepSpeedConfig(StrictModel):
+    """Train with DeepSpeed; its JSON is made from this configuration.
+
+    Attributes:
+        zero: ZeRO stage: 0 none, 1 optimiser states divided among devices, 2 gradients too.
+        raw: passed through to DeepSpeed's JSON, over what we write there.
+    """
+
+    zero: Literal[0, 1, 2] = 1
+    raw: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainConfig(StrictModel):
+    """One training run.
+
+    Attributes:
+        model: folder of a saved model, or a hub id, to start from.
+        out: folder of the run: the trained model, ``metrics.jsonl``, ``train.json`` and
+            ``checkpoints/``.
+        seed: of the order of samples, augmentation and new heads.
+        dtype: ``"float32"``; ``"bfloat16"`` weights with float32 masters under DeepSpeed,
+            autocast without it; ``"float16"`` with DeepSpeed only.
+        data: which samples.
+        stage: what is trained.
+        optim: optimiser and schedule.
+        batch: grouping of samples.
+        length: duration.
+        checkpoint: what survives a crash.
+        router_every: optimiser steps between router tables in ``metrics.jsonl``; 0 for none.
+        deepspeed: left out, a single process trains with plain PyTorch.
+    """
+
+    model: str
+    out: str
+    seed: NonNegativeInt = 0
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    data: DataConfig = DataConfig()
+    stage: StageConfig
+    optim: OptimConfig
+    batch: BatchConfig
+    length: LengthConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    router_every: NonNegativeInt = 100
+    deepspeed: DeepSpeedConfig | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.data.augment and self.stage.frozen != "none" and not self.stage.frozen_views:
+            raise ValueError(
+                "stage.frozen stores one version of each signal: set data.augment=false, or "
+                "stage.frozen_views to how many variations it is to store"
+            )
+        if self.dtype == "float16" and self.deepspeed is None:
+            raise ValueError("dtype float16 needs loss scaling: add a deepspeed section")
+        if self.deepspeed and self.deepspeed.zero == 0 and self.dtype != "float32":
+            raise ValueError(f"deepspeed.zero=0 trains in float32; take zero=1 for {self.dtype}")
+        strangers = set(self.data.weights) - set(self.stage.modalities)
+        if strangers:
+            raise ValueError(f"data.weights names {sorted(strangers)}, not in stage.modalities")
+        return self
+
+
+def stage_names() -> list[str]:
+    """Names of the packaged stage files."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def read_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Read a run's configuration.
+
+    Args:
+        path: a YAML file, or the name of a packaged stage such as ``"instruct"``.
+        overrides: ``a.b.c=value`` strings.
+
+    Raises:
+        ConfigError: missing file, unknown key or wrong value, each with its dotted path.
+    """
+    file = Path(path)
+    if not file.suffix and not file.exists():
+        file = CONFIGS / f"{path}.yaml"
+        if not file.exists():
+            hint = did_you_mean(str(path), stage_names())
+            raise ConfigError(f"unknown stage {str(path)!r}.{hint}")
+    return load_config(TrainConfig, file, overrides)

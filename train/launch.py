@@ -1,0 +1,320 @@
+"""Start a training run: in this process, or as one of several under a launcher.
+
+``python -m onellm.train.launch CONFIG key=value …`` trains in one process;
+``deepspeed --module onellm.train.launch CONFIG key=value …`` on every GPU of the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from onellm.data.faults import Faults
+from onellm.data.loader import Loader, SignalReader
+from onellm.data.order import Order, Part
+from onellm.data.packaged import starter_folder
+from onellm.data.sample import Sample
+from onellm.data.shards import read_folder
+from onellm.data.targets import examples
+from onellm.errors import ConfigError, OneLLMError
+from onellm.model import OneLLM
+from onellm.prompts import encode_example
+from onellm.spelling import did_you_mean
+from onellm.train.checkpoint import Checkpoints, check_same_run
+from onellm.train.config import DataConfig, TrainConfig, read_config
+from onellm.train.engine import Engine, Place, build_engine
+from onellm.train.loop import Run, train
+from onellm.train.media import FrozenStore
+from onellm.train.metrics import Callback, MetricsLog, Progress
+from onellm.train.objectives import Objective, build_objective
+from onellm.train.trainables import select
+
+
+def run_training(
+    config: TrainConfig,
+    progress: Callback | None = None,
+    model: OneLLM | None = None,
+    *,
+    export: bool = True,
+) -> Path:
+    """Run one stage to its end, going on from its newest checkpoint if there is one.
+
+    Args:
+        config: the run.
+        progress: called with a :class:`~onellm.train.metrics.Progress` after every step, on the
+            first process.
+        model: start from this model in place of the saved ``config.model``; it is trained in
+            place.
+        export: write the trained model; without it, its trained parameters are in the last
+            checkpoint alone.
+
+    Returns:
+        ``config.out``, which then holds the trained model, to be read with
+        ``OneLLM.from_pretrained``; ``metrics.jsonl``, ``train.json`` and ``checkpoints/``.
+
+    Raises:
+        ConfigError: the configuration does not fit the model or the data.
+        BadInput: data that cannot be read.
+        CheckpointError: a model or checkpoint that cannot be read, written or continued.
+    """
+    place = place_from_environment()
+    model = model or OneLLM.from_pretrained(config.model)
+    run, start = prepare(config, model, place, progress if place.rank == 0 else None)
+    out = Path(config.out)
+    if place.rank == 0:
+        _write_config(out, config)
+    train(run, start)
+    if place.rank == 0:
+        finished = run.engine.objective.model
+        finished.projector.active_experts = finished.config.projector.experts
+        finished.eval()
+        if export:
+            finished.save_pretrained(out)
+    run.engine.barrier()
+    run.engine.close()
+    return out
+
+
+def load_finished(config: TrainConfig, model: OneLLM) -> bool:
+    """Put a finished stage's trained parameters into a model, in place of training it again.
+
+    Args:
+        config: the run.
+        model: the model as the stage would have begun with it.
+
+    Returns:
+        False where the stage has not been finished; the model is then untouched.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or was written under other settings.
+    """
+    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
+    newest = checkpoints.newest()
+    if newest is None or newest.step != config.length.steps:
+        return False
+    check_same_run(newest, config)
+    if config.stage.copy_path is not None:
+        model.copy_path(config.stage.copy_path.source, config.stage.copy_path.targets)
+    tensors = checkpoints.load(newest).tensors
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind == "parameter" and name in own:
+                own[name].copy_(value)
+    return True
+
+
+def place_from_environment() -> Place:
+    """This process among the others, from what launchers set; alone without them."""
+    return Place(
+        rank=int(os.environ.get("RANK", 0)),
+        world=int(os.environ.get("WORLD_SIZE", 1)),
+        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+    )
+
+
+def prepare(
+    config: TrainConfig, model: OneLLM, place: Place, progress: Callback | None = None
+) -> tuple[Run, int]:
+    """Build everything a run needs and restore its newest checkpoint.
+
+    Args:
+        config: the run.
+        model: the model it starts from.
+        place: this process among the others.
+        progress: called after every step.
+
+    Returns:
+        the run, and how many optimiser steps are already done.
+    """
+    stage, progress = config.stage, progress or _silent
+    _check_modalities(config, model)
+    if stage.copy_path is not None:
+        model.copy_path(stage.copy_path.source, stage.copy_path.targets)
+    model.projector.active_experts = stage.active_experts or model.config.projector.experts
+    model.train()
+    select(model, stage.trainable, stage.modalities)
+    samples = read_samples(config.data, model, stage.modalities)
+    parts, kept = build_parts(config.data, model, samples)
+    texts = [sample.turns[-1][1] for part in kept for sample in part]
+    objective = build_objective(model, stage, texts, config.seed)
+    engine = build_engine(objective, config, place)
+    loader = _loader(config, model, parts, kept)
+    _fill_store(config, objective, loader, samples, progress)
+    steps = config.length.steps or max(
+        1, round((config.length.epochs or 1) * loader.order.epoch_length / config.batch.size)
+    )
+    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
+    start = _resume(config, engine, checkpoints)
+    metrics = MetricsLog(Path(config.out) / "metrics.jsonl", start, enabled=place.rank == 0)
+    return Run(config, engine, loader, checkpoints, metrics, progress, steps), start
+
+
+def _silent(progress: Progress) -> None:
+    """Nobody is watching."""
+
+
+def _check_modalities(config: TrainConfig, model: OneLLM) -> None:
+    copied = config.stage.copy_path
+    named = [*config.stage.modalities, *((copied.source, *copied.targets) if copied else ())]
+    for name in named:
+        if name not in model.modalities:
+            hint = did_you_mean(name, model.modalities)
+            raise ConfigError(f"stage: the model has no modality {name!r}.{hint}")
+
+
+def read_samples(
+    config: DataConfig, model: OneLLM, modalities: Sequence[str]
+) -> dict[str, list[Sample]]:
+    """Read the samples a run draws from.
+
+    Args:
+        config: where they are.
+        model: knows the modalities and their options.
+        modalities: names of those to read.
+    """
+    folder = starter_folder() if config.folder == "starter" else Path(config.folder)
+    return read_folder(folder, config.split, model.modalities, modalities)
+
+
+def build_parts(
+    config: DataConfig, model: OneLLM, samples: dict[str, list[Sample]]
+) -> tuple[list[Part], list[list[Sample]]]:
+    """What is drawn from: one part for each modality and target that has examples.
+
+    Args:
+        config: targets, balance and weights.
+        model: knows the modalities' caption prompts.
+        samples: by modality.
+
+    Raises:
+        ConfigError: a target that no sample has, or a modality without any target.
+    """
+    parts: list[Part] = []
+    kept: list[list[Sample]] = []
+    for name, found in samples.items():
+        by_target = {
+            target: examples(found, target, model.modalities[name].caption_prompt)
+            for target in config.targets
+        }
+        by_target = {target: made for target, made in by_target.items() if made}
+        if not by_target:
+            raise ConfigError(f"data: no sample of {name} has any of {list(config.targets)}")
+        share = sum(config.targets[target] for target in by_target)
+        for target, made in by_target.items():
+            size = len(found) if config.balance == "size" else 1
+            weight = config.targets[target] / share * size * config.weights.get(name, 1.0)
+            parts.append(Part(f"{name}/{target}", name, len(made), weight))
+            kept.append(made)
+    unused = set(config.targets) - {part.name.split("/")[1] for part in parts}
+    if unused:
+        raise ConfigError(f"data.targets: no sample has {', '.join(sorted(unused))}")
+    return parts, kept
+
+
+def _loader(
+    config: TrainConfig, model: OneLLM, parts: list[Part], kept: list[list[Sample]]
+) -> Loader:
+    if model.text is None:
+        raise ConfigError(f"{config.model}: the model has no text tokenizer to train with")
+    order = Order(
+        parts, seed=config.seed, batch=config.batch.size, block=config.batch.same_modality
+    )
+    return Loader(
+        kept,
+        order,
+        partial(encode_example, model.text, model.config.prompt_format),
+        SignalReader(model.modalities, config.data.keep_megabytes),
+        faults=Faults(config.data.faults),
+        augment=config.data.augment,
+        max_tokens=config.data.max_tokens,
+    )
+
+
+def _fill_store(
+    config: TrainConfig,
+    objective: Objective,
+    loader: Loader,
+    samples: dict[str, list[Sample]],
+    progress: Callback,
+) -> None:
+    """Compute outputs of frozen parts once, if the stage wants that."""
+    stage = config.stage
+    if stage.frozen == "none":
+        return
+    views = stage.frozen_views if config.data.augment else 0
+    store = FrozenStore(
+        objective.model,
+        stage.frozen,
+        stage.modalities,
+        stage.frozen_gigabytes,
+        views=views,
+        seed=config.seed,
+    )
+    store.fill(
+        samples,
+        loader.reader,
+        loader.faults,
+        progress=lambda done, total: progress(Progress(stage.name, "frozen", done, total)),
+    )
+    objective.store = store
+    loader.frozen, loader.views = store.__contains__, views
+
+
+def _resume(config: TrainConfig, engine: Engine, checkpoints: Checkpoints) -> int:
+    newest = checkpoints.newest()
+    if newest is None:
+        return 0
+    if not config.checkpoint.resume:
+        raise ConfigError(
+            f"{newest.folder} is there and checkpoint.resume is false: remove it, or take "
+            "another folder for 'out'"
+        )
+    check_same_run(newest, config)
+    engine.load(checkpoints.load(newest))
+    return newest.step
+
+
+def _write_config(out: Path, config: TrainConfig) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config.model_dump(mode="json"), indent=1)
+    (out / "train.json").write_text(text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this module; returns the exit code.
+
+    Args:
+        arguments: ``CONFIG key=value …``; the process's own if left out.
+    """
+    parser = argparse.ArgumentParser(prog="onellm.train.launch", description=__doc__)
+    parser.add_argument("config", help="a YAML file, or the name of a packaged stage")
+    parser.add_argument("overrides", nargs="*", help="a.b.c=value")
+    # DeepSpeed's launcher adds it; LOCAL_RANK in the environment says the same.
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        run_training(read_config(options.config, options.overrides), _print)
+    except OneLLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print(progress: Progress) -> None:
+    """One line a step, for logs of batch systems."""
+    line = f"{progress.stage} {progress.phase} {progress.done}/{progress.total}"
+    shown = {k: v for k, v in progress.metrics.items() if k in ("loss", "lr", "grad_norm")}
+    print(line, *(f"{key} {value:.4g}" for key, value in shown.items()), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""What a stage minimises. An objective wraps the model, and owns whatever heads it needs.
+
+DeepSpeed sees one module. Heads are in the training checkpoints, not in the exported model.
+
+Shape legend: B batch, T positions, S supervised positions, V vocabulary, Q queries, D width,
+P width of the contrastive space, K different texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from onellm.data.loader import Batch
+from onellm.errors import BadInput, ConfigError
+from onellm.model import OneLLM
+from onellm.splice import IGNORED
+from onellm.train.config import ContrastiveConfig, StageConfig
+from onellm.train.media import FrozenStore, encode_groups
+
+
+@dataclass
+class Losses:
+    """Losses of one micro-batch, not yet divided by anything.
+
+    Args:
+        total: sum over everything that counts, a scalar to call ``backward`` on.
+        sums_B: the share of each sample in it, detached, float32.
+    """
+
+    total: Tensor
+    sums_B: Tensor
+
+
+class Objective(nn.Module):
+    """A loss over the model.
+
+    Losses are sums; the loop divides by the sum of :meth:`counts` over all passes and devices of
+    a step, so that accumulation and number of devices do not change the update.
+
+    Args:
+        model: the model, with its trainable parameters selected.
+
+    Attributes:
+        store: outputs of frozen parts, if the stage keeps them.
+    """
+
+    def __init__(self, model: OneLLM) -> None:
+        super().__init__()
+        self.model = model
+        self.store: FrozenStore | None = None
+
+    def counts(self, batch: Batch) -> list[int]:
+        """How many terms each sample adds to the loss."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of a micro-batch."""
+        raise NotImplementedError
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Trained parameters, by their name in the model; heads begin with ``head.``."""
+        return {
+            name.removeprefix("model."): parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def head_buffers(self) -> dict[str, Tensor]:
+        """What a head computed once and needs again after a restart."""
+        return {n: b for n, b in self.named_buffers() if not n.startswith("model.")}
+
+    def idle(self, batch: Batch) -> Tensor:
+        """Zero, with a gradient of zero for every trained parameter the batch does not reach.
+
+        Devices reduce gradients parameter by parameter; one that has none for the audio
+        tokenizer, because it drew no audio, would wait for ever or reduce the wrong ones.
+        """
+        drawn = {medium.modality for example in batch for medium in example.media}
+        absent = set(self.model.modalities) - drawn
+        idle = [
+            parameter.flatten()[:1].sum()
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+            and (absent & set(name.split(".")) or not (drawn or name.startswith("llm.")))
+        ]
+        return 0.0 * torch.stack(idle).sum() if idle else torch.zeros((), device=self.model.device)
+
+
+class LanguageModelling(Objective):
+    """Cross-entropy of the next token, at supervised positions and nowhere else."""
+
+    def counts(self, batch: Batch) -> list[int]:
+        """Supervised tokens of each sample.
+
+        Raises:
+            BadInput: there is none in the whole batch.
+        """
+        counts = [example.supervised for example in batch]
+        if not sum(counts):
+            names = ", ".join(example.id for example in batch)
+            raise BadInput(names, expected="at least one supervised token", found="none")
+        return counts
+
+    def forward(self, batch: Batch) -> Losses:
+        """Sum of cross-entropies; logits are computed at supervised positions only."""
+        self.counts(batch)
+        spliced = self.model.splice(
+            [example.ids for example in batch],
+            [example.labels for example in batch],
+            self._soft(batch),
+        )
+        hidden_BTD = self.model.llm.base_model(
+            inputs_embeds=spliced.embeds,
+            attention_mask=spliced.attention_mask,
+            position_ids=spliced.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        # Position t predicts token t + 1.
+        labels_BT = spliced.labels[:, 1:]
+        learned_BT = labels_BT != IGNORED
+        logits_SV = self.model.llm.get_output_embeddings()(hidden_BTD[:, :-1][learned_BT]).float()
+        loss_S = functional.cross_entropy(logits_SV, labels_BT[learned_BT], reduction="none")
+        sample_S = learned_BT.nonzero()[:, 0]
+        sums_B = loss_S.new_zeros(len(batch)).index_add(0, sample_S, loss_S.detach())
+        return Losses(loss_S.sum() + self.idle(batch), sums_B)
+
+    def _soft(self, batch: Batch) -> list[list[tuple[str, Tensor]]]:
+        soft: list[list[tuple[str, Tensor]]] = [
+            [(m.modality, torch.empty(0)) for m in example.media] for example in batch
+        ]
+        for group in encode_groups(self.model, batch, self.store):
+            for (b, i), soft_QD in zip(group.places, group.soften(self.model), strict=True):
+                soft[b][i] = (group.modality, soft_QD)
+        return soft
+
+
+class ContrastiveHead(nn.Module):
+    """Two linear maps into one space, and a temperature.
+
+    Args:
+        width: D of the projector.
+        llm_width: D of the LLM's embeddings.
+        config: width of the space and first temperature.
+
+    Attributes:
+        centre: mean text embedding, subtracted from every text; shape (D_llm,).
+    """
+
+    centre: Tensor
+
+    def __init__(self, width: int, llm_width: int, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.media = nn.Linear(width, config.width)
+        self.text = nn.Linear(llm_width, config.width)
+        self.log_scale = nn.Parameter(torch.tensor(1 / config.temperature).log())
+        self.register_buffer("centre", torch.zeros(llm_width))
+
+    def forward(self, media_BD: Tensor, text_KD: Tensor) -> Tensor:
+        """Scaled cosine similarities (B, K), float32."""
+        dtype = self.media.weight.dtype
+        media_BP = functional.normalize(self.media(media_BD.to(dtype)).float(), dim=-1)
+        text_KP = functional.normalize(self.text((text_KD - self.centre).to(dtype)).float(), dim=-1)
+        # CLIP's bound: a sharper softmax is unstable.
+        return self.log_scale.float().exp().clamp(max=100.0) * media_BP @ text_KP.T
+
+
+class Contrastive(Objective):
+    """Media against texts, without the LLM in the loop; ours, not the paper's.
+
+    The mean of the projector's mixed queries, *before* ``proj_out``, is compared with the mean
+    input embedding of the text's tokens (frozen LLM, centred), each through a linear map of its
+    own. Samples with the same text are positives of each other; modalities are not compared.
+    Pulling the soft tokens themselves towards word embeddings would spoil them for the LLM.
+
+    Args:
+        model: the model.
+        config: settings of the head.
+        texts: texts of the data, whose mean embedding is the centre.
+        seed: of the head's initial weights.
+    """
+
+    def __init__(
+        self, model: OneLLM, config: ContrastiveConfig, texts: Sequence[str], seed: int
+    ) -> None:
+        super().__init__(model)
+        table_VD = model.llm.get_input_embeddings().weight
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = ContrastiveHead(model.projector.config.width, table_VD.shape[1], config)
+        self.head = head.to(table_VD.device)
+        different = sorted(set(texts))
+        self.head.centre = self._embed(different).mean(0).to(self.head.centre)
+
+    def counts(self, batch: Batch) -> list[int]:
+        """One per sample.
+
+        Raises:
+            BadInput: a sample with other than one medium.
+        """
+        for example in batch:
+            if len(example.media) != 1:
+                raise BadInput(
+                    example.id,
+                    expected="one medium for the contrastive objective",
+                    found=f"{len(example.media)}",
+                )
+        return [1] * len(batch)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Mean of both directions of InfoNCE, summed over samples."""
+        self.counts(batch)
+        media_BD, members = self._media(batch)
+        loss_B = torch.zeros(len(batch), device=media_BD.device)
+        for rows in members:
+            texts = [batch[b].answer for b in rows]
+            index = torch.tensor(rows, device=media_BD.device)
+            loss_B = loss_B.index_copy(0, index, self._loss(media_BD[index], texts))
+        return Losses(loss_B.sum() + self.idle(batch), loss_B.detach())
+
+    def _media(self, batch: Batch) -> tuple[Tensor, list[list[int]]]:
+        """One vector per sample (B, D), and the samples of each modality."""
+        vectors: list[Tensor] = [torch.empty(0)] * len(batch)
+        members: dict[str, list[int]] = {}
+        for group in encode_groups(self.model, batch, self.store):
+            if group.features is None:
+                raise ConfigError("stage.frozen=soft does not fit the contrastive objective")
+            mixed_BD = self.model.projector.mix(group.features).mean(1)
+            for (b, _), vector_D in zip(group.places, mixed_BD, strict=True):
+                vectors[b] = vector_D
+                members.setdefault(group.modality, []).append(b)
+        return torch.stack(vectors), list(members.values())
+
+    def _loss(self, media_BD: Tensor, texts: Sequence[str]) -> Tensor:
+        different = list(dict.fromkeys(texts))
+        which_B = torch.tensor([different.index(t) for t in texts], device=media_BD.device)
+        logits_BK = self.head(media_BD, self._embed(different))
+        to_text_B = functional.cross_entropy(logits_BK, which_B, reduction="none")
+        # From a text to its media: each of its samples in turn is the positive.
+        log_p_BK = logits_BK.log_softmax(0)
+        to_media_B = -log_p_BK.gather(1, which_B[:, None])[:, 0]
+        return (to_text_B + to_media_B) / 2
+
+    @torch.no_grad()
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """Mean input embedding of each text's tokens (K, D_llm)."""
+        table: nn.Module = self.model.llm.get_input_embeddings()
+        if self.model.text is None:
+            raise ConfigError("the model has no text tokenizer")
+        device = next(table.parameters()).device
+        rows = []
+        for text in texts:
+            ids, _ = self.model.text.encode(text)
+            rows.append(table(torch.tensor(ids, device=device)).float().mean(0))
+        return torch.stack(rows)
+
+
+def build_objective(
+    model: OneLLM, stage: StageConfig, texts: Sequence[str], seed: int
+) -> Objective:
+    """The objective a stage names.
+
+    Args:
+        model: the model, with its trainable parameters selected.
+        stage: objective and its settings.
+        texts: texts of the data.
+        seed: of new heads.
+    """
+    if stage.objective == "contrastive":
+        return Contrastive(model, stage.contrastive, texts, seed)
+    if stage.objective == "clip":
+        from onellm.train.clip import Clip
+
+        return Clip(model, stage.clip, seed)
+    return LanguageModelling(model)
