@@ -98,7 +98,7 @@ def quickstart(
             run(out, starter, preset, seed, resume, progress)
     page = out / "report.html"
     if page.is_file():
-        typer.echo(f"report: {page}")
+        typer.echo(f"report: {page}\nmodel:  {out}  (onellm chat --model {out})")
 
 
 @app.command(
@@ -247,7 +247,7 @@ def _load(model: str, device: str) -> OneLLM:
 @app.command(
     **_help(
         "Talk with a model.",
-        "onellm chat --model quickstart/model",
+        "onellm chat --model quickstart",
         "onellm chat --model DIR --temperature 0.7 --top-p 0.9",
         more="/help lists what can be typed; /image FILE, say, shows it a picture.",
     )

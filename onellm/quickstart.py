@@ -23,7 +23,7 @@ from onellm.data.shards import read_folder, shards_of
 from onellm.errors import ConfigError
 from onellm.llm import load_llm
 from onellm.model import OneLLM
-from onellm.preset import Preset, load_preset
+from onellm.preset import load_preset
 from onellm.progress import Progress, SilentProgress, follow
 from onellm.registry import get_modality
 from onellm.small_llm import small_llm
@@ -188,8 +188,15 @@ class QuickStart:
 
         with self._timed("evaluation"):
             prompts = {m: model.modality(m).caption_prompt for m in self.modalities}
-            items = starter_items(self._samples("test"), prompts, seed=self.seed)
-            ask(model, items, self.out / ANSWERS, self.preset.evaluation.batch, self.progress)
+            settings = self.preset.evaluation
+            items = starter_items(
+                self._samples("test"),
+                prompts,
+                seed=self.seed,
+                answer_tokens=settings.answer_tokens,
+                caption_tokens=settings.caption_tokens,
+            )
+            ask(model, items, self.out / ANSWERS, settings.batch, self.progress)
 
     def _report(self, model: OneLLM) -> Path:
         from onellm.eval.report import write_report

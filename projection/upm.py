@@ -46,7 +46,7 @@ class UPMConfig(StrictModel):
     multiple_of: int = 256
     gate: Literal["sigmoid", "softmax"] = "sigmoid"
     output_scale: float = 1.0
-    token_drop: float = Field(0.0, ge=0, lt=1)
+    token_drop: float = Field(default=0.0, ge=0, lt=1)
 
 
 class UPM(nn.Module):

@@ -35,6 +35,7 @@ class DataConfig(StrictModel):
         balance: ``"equal"`` draws every modality equally often, ``"size"`` in proportion to its
             number of samples.
         weights: further factors by modality; 1 where left out.
+        media: false leaves the media out and trains on the text alone.
         augment: vary signals at random, seeded by (seed, epoch, sample).
         max_tokens: longer texts are cut off.
         faults: what happens to samples that cannot be read.
@@ -47,6 +48,7 @@ class DataConfig(StrictModel):
     targets: dict[Target, PositiveFloat] = Field(default_factory=_captions)
     balance: Literal["equal", "size"] = "equal"
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
+    media: bool = True
     augment: bool = False
     max_tokens: PositiveInt = 96
     faults: FaultConfig = FaultConfig()

@@ -11,13 +11,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from onellm.data.faults import Faults
-from onellm.data.loader import Loader, SignalReader
+from onellm.data.loader import Loader, SignalReader, group_of
 from onellm.data.order import Order, Part
 from onellm.data.packaged import starter_folder
 from onellm.data.sample import Sample
@@ -206,13 +207,15 @@ def build_parts(
             for target in config.targets
         }
         by_target = {target: made for target, made in by_target.items() if made}
+        if not config.media:
+            by_target = {t: [replace(s, media=()) for s in m] for t, m in by_target.items()}
         if not by_target:
             raise ConfigError(f"data: no sample of {name} has any of {list(config.targets)}")
         share = sum(config.targets[target] for target in by_target)
         for target, made in by_target.items():
             size = len(found) if config.balance == "size" else 1
             weight = config.targets[target] / share * size * config.weights.get(name, 1.0)
-            parts.append(Part(f"{name}/{target}", name, len(made), weight))
+            parts.append(Part(f"{name}/{target}", group_of(made[0]), len(made), weight))
             kept.append(made)
     unused = set(config.targets) - {part.name.split("/")[1] for part in parts}
     if unused:

@@ -1,0 +1,360 @@
+"""The command line: instant help, verbs on a tiny model, one-line errors with exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_model
+from typer.testing import CliRunner
+
+from onellm.cli import app, media_options
+from onellm.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("quickstart", "train", "generate", "chat", "ls", "show", "doctor")
+runner = CliRunner()
+
+
+def onellm(*words: str, stdin: str | None = None):
+    """Run a verb in this process."""
+    return runner.invoke(app, list(words), input=stdin)
+
+
+def fails(*words: str) -> str:
+    """Run a verb that must fail well; returns its one line."""
+    done = onellm(*words)
+    assert done.exit_code == 2, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A saved tiny model, and one file for each of three modalities."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_model("image", "depth", "imu").save_pretrained(folder / "model")
+    Image.new("RGB", (40, 30), "teal").save(folder / "sea.jpg")
+    Image.new("L", (40, 30), 90).save(folder / "map.png")
+    np.save(folder / "walk.npy", np.zeros((100, 6), dtype=np.float32))
+    (folder / "empty.jpg").touch()
+    return folder
+
+
+# -- help ---------------------------------------------------------------------------------------
+
+
+def test_help_is_instant_and_imports_nothing_heavy():
+    code = (
+        "import sys, onellm.cli\n"
+        "try: onellm.cli.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'pydantic', 'yaml', 'matplotlib'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+    )
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    # 0.15 s on an idle machine; the generous bound is for a busy one.
+    assert time.perf_counter() - began < 2.0
+    assert "heavy: []" in done.stdout
+    for verb in VERBS:
+        assert f"\n  {verb} " in done.stdout
+
+
+def test_python_m_onellm_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "onellm", "--version"],
+        **{"capture_output": True, "text": True, "cwd": ROOT, "check": True},
+    )
+    assert done.stdout.startswith("onellm ")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(verb):
+    done = onellm(verb, "--help")
+    assert done.exit_code == 0
+    assert f"Examples:\n    onellm {verb}" in done.stdout
+    assert "Args:" not in done.stdout
+
+
+def test_a_mistyped_verb_or_option_is_a_usage_error():
+    assert onellm("generat").exit_code == 2
+    assert onellm("quickstart", "--sed", "3").exit_code == 2
+    assert onellm("generate").exit_code == 2  # --model is required
+
+
+# -- generate -----------------------------------------------------------------------------------
+
+
+def test_media_options_keep_their_order_in_any_place():
+    expected = ("What?", [("audio", "a.wav"), ("image", "b.jpg"), ("audio", "c.wav")])
+    media = ["--audio", "a.wav", "--image=b.jpg", "--audio", "c.wav"]
+    assert media_options(["What?", *media]) == expected
+    assert media_options([*media[:2], "What?", *media[2:]]) == expected
+    assert media_options([]) == (None, [])
+    with pytest.raises(ConfigError, match="needs a file"):
+        media_options(["What?", "--audio"])
+    with pytest.raises(ConfigError, match="needs a file"):
+        media_options(["--audio", "--image", "x.jpg"])
+    with pytest.raises(ConfigError, match="put it in quotes"):
+        media_options(["What", "is", "this?"])
+
+
+def test_generate_answers_as_the_model_does(files):
+    from onellm import OneLLM
+
+    words = ["--image", str(files / "sea.jpg"), "--imu", str(files / "walk.npy")]
+    done = onellm(
+        *("generate", "--model", str(files / "model"), *words, "What is this?"),
+        *("--max-new-tokens", "6"),
+    )
+    assert done.exit_code == 0, done.stderr
+    model = OneLLM.from_pretrained(files / "model")
+    media = [("image", files / "sea.jpg"), ("imu", files / "walk.npy")]
+    assert done.stdout == model.generate("What is this?", media, max_new_tokens=6) + "\n"
+
+
+def test_generate_takes_pairs_published_names_and_no_prompt(files):
+    pair = f"{files / 'sea.jpg'}+{files / 'map.png'}"
+    for words in (["--depth", pair], [f"--rgbd={pair}", "What?"]):
+        done = onellm("generate", "--model", str(files / "model"), "--max-new-tokens", "3", *words)
+        assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--image", "{empty.jpg}"], "an empty file"),
+        (["What?", "--image", "gone.jpg"], "gone.jpg: expected"),
+        (["--image", "{walk.npy}"], "a file of type '.npy'"),
+        (["--imag", "{sea.jpg}"], "Did you mean 'image'?"),
+        (["--max-token", "5", "What?"], "Did you mean 'max-new-tokens'?"),
+        (["--audio", "x.wav"], "no modality 'audio'"),
+        ([], "nothing to answer"),
+        (["What?", "--device", "cudo"], "--device cudo"),
+    ],
+)
+def test_generate_fails_in_one_line(files, words, what):
+    named = [str(files / w[1:-1]) if w.startswith("{") else w for w in words]
+    assert what in fails("generate", "--model", str(files / "model"), *named)
+
+
+def test_a_missing_model_is_named(tmp_path):
+    for verb in ("generate", "chat"):
+        words = ["hello"] if verb == "generate" else []
+        assert "expected a saved OneLLM model" in fails(verb, "--model", str(tmp_path), *words)
+        line = fails(verb, "--model", "./nowhere", *words)
+        assert "./nowhere" in line
+
+
+# -- chat ---------------------------------------------------------------------------------------
+
+
+def test_chat_keeps_media_and_turns(files):
+    script = "\n".join(
+        [
+            *("/help", f"/image '{files / 'sea.jpg'}'", "What is this?", "And now?", "/media"),
+            *("/imu nothing.npy", "/imge x.jpg", "/image", "", "/reset", "/media", "/quit", "no"),
+        ]
+    )
+    done = onellm("chat", "--model", str(files / "model"), "--max-new-tokens", "4", stdin=script)
+    assert done.exit_code == 0, done.stderr
+    out = done.stdout
+    for expected in (
+        *("/image PATH", "image attached (1 in this conversation)", f"image  {files}"),
+        *("error: nothing.npy: expected", "Did you mean 'image'? Try /help.", "/image PATH"),
+        "forgotten\nnone\n",
+    ):
+        assert expected in out
+
+
+def test_a_conversation_is_what_generate_sees(files):
+    from onellm.chat import Conversation, chat
+
+    model = tiny_model("image", "imu")
+    lines = iter(["What is this?", f"/image {files / 'sea.jpg'}", "And this?"])
+
+    def read() -> str:
+        for line in lines:
+            return line
+        raise EOFError
+
+    shown: list[str] = []
+    conversation = Conversation(model, max_new_tokens=5)
+    chat(conversation, read, shown.append)
+    first = model.generate("What is this?", max_new_tokens=5)
+    turns = (("user", "What is this?"), ("assistant", first), ("user", "And this?"))
+    second = model.generate(turns, [("image", files / "sea.jpg")], max_new_tokens=5)
+    assert conversation.turns == [*turns, ("assistant", second)]
+    assert "".join(shown) == f"{first}\nimage attached (1 in this conversation)\n{second}\n"
+    conversation.reset()
+    assert not conversation.turns and not conversation.media
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat():
+    from onellm.chat import Conversation, chat
+
+    class Slow:
+        def stream(self, *args, **settings):
+            yield "once"
+            raise KeyboardInterrupt
+
+    lines = iter(["Tell me.", "/media"])
+    shown: list[str] = []
+
+    def read() -> str:
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    conversation = Conversation(Slow())
+    chat(conversation, read, shown.append)
+    assert "".join(shown) == "once (stopped)\nnone\n"
+    assert conversation.turns == []
+
+
+# -- quickstart and train -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_quickstart(monkeypatch):
+    module = types.ModuleType("onellm.quickstart")
+    module.calls = []
+    module.run = lambda *args: module.calls.append(args)
+    monkeypatch.setitem(sys.modules, "onellm.quickstart", module)
+    return module
+
+
+def test_quickstart_passes_its_options_on(fake_quickstart, tmp_path):
+    (tmp_path / "report.html").touch()
+    done = onellm(
+        *("quickstart", "--out", str(tmp_path), "--preset", "smoke", "--seed", "3"),
+        *("--no-resume", "--starter", "shards"),
+    )
+    assert done.exit_code == 0, done.stderr
+    (call,) = fake_quickstart.calls
+    assert call[:5] == (tmp_path, Path("shards"), "smoke", 3, False)
+    assert hasattr(call[5], "phase")
+    assert "report.html" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: the same command goes on"),
+        (ConfigError("two\nlines"), 2, "error: two lines"),
+        (PermissionError(13, "Permission denied", "/out"), 2, "Permission denied: '/out'"),
+    ],
+)
+def test_long_work_ends_politely(fake_quickstart, tmp_path, error, code, message):
+    def stop(*args):
+        raise error
+
+    fake_quickstart.run = stop
+    done = onellm("quickstart", "--out", str(tmp_path))
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_train_names_the_file_and_the_key(tmp_path):
+    assert "gone.yaml" in fails("train", "gone.yaml")
+    assert "Did you mean 'instruct'?" in fails("train", "instrukt")
+    assert "Did you mean 'seed'?" in fails("train", "instruct", "sed=3")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+    assert "not valid YAML" in fails("train", str(broken))
+    out = fails("train", "instruct", f"model={tmp_path / 'nothing'}", f"out={tmp_path}")
+    assert "nothing" in out
+
+
+# -- ls, show, doctor ---------------------------------------------------------------------------
+
+
+def test_ls_lists_what_there_is():
+    from onellm.registry import modality_classes
+
+    out = onellm("ls").stdout
+    for name in (*modality_classes(), "align_image", "instruct", "onellm.tokenizers.audio"):
+        assert name in out
+    assert "align_image" not in onellm("ls", "modalities").stdout
+    assert "Did you mean 'stages'?" in fails("ls", "stage")
+
+
+def test_show_describes():
+    audio = onellm("show", "audio").stdout
+    for words in ("1212", ".flac", "128 x 1024 at the published size", "audio.py", "max_megabytes"):
+        assert words in audio
+    assert onellm("show", "rgbd").stdout.startswith("depth: ")
+    stage = onellm("show", "instruct").stdout
+    assert stage.startswith("# ") and "stage:" in stage
+    assert "Did you mean 'audio'?" in fails("show", "audoi")
+    assert "unknown name" in fails("show", "../presets/small")
+
+
+def test_doctor_runs_a_tiny_model():
+    done = onellm("doctor")
+    assert done.exit_code == 0, done.stdout
+    for words in ("Python", "transformers", "cores", "tiny model", "read "):
+        assert words in done.stdout
+
+
+def test_doctor_knows_the_torchvision_mismatch(monkeypatch):
+    from onellm import doctor
+
+    def broken(name, *args, **kwargs):
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name, *args, **kwargs)
+
+    real = __import__
+    monkeypatch.setattr("builtins.__import__", broken)
+    (finding,) = doctor._torchvision()
+    assert finding.state == "bad"
+    assert "nms" in finding.found
+    assert "same index" in finding.remedy
+
+
+def test_doctor_says_what_is_missing(monkeypatch):
+    from onellm import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda p: None if p in ("av", "peft") else "1")
+    lines = ['peft>=0.12; extra == "lora"', 'ruff>=0.14; extra == "dev"', "torch>=2.4"]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: lines)
+    bad, ok = doctor._readers()
+    assert (bad.state, bad.remedy) == ("bad", "pip install av")
+    assert ok.state == "ok"
+    (extra,) = doctor._extras()
+    assert (extra.what, extra.remedy) == ("extra lora", "pip install 'onellm[lora]'")
+
+
+def test_doctor_leaves_with_one_when_something_is_bad(monkeypatch):
+    from onellm import doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda: iter([doctor.Finding("bad", "x", "y", "z")]))
+    done = onellm("doctor")
+    assert done.exit_code == 1
+    assert "BAD" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_errors_reach_the_shell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "onellm", "show", "nothing-like-it"],
+        **{"capture_output": True, "text": True, "cwd": ROOT},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown name")
