@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,16 @@ def read_shard(path: str | Path, modality: Modality) -> list[Sample]:
         parsed ``.json`` is their ``meta``.
 
     Raises:
-        BadInput: the tar is missing, broken or empty, or a sample has no ``.json`` or no medium.
+        BadInput: the tar is missing, broken or empty, a sample has no ``.json`` or no medium, or
+            two samples have one id.
     """
     samples = [_sample(Path(path), record, modality) for record in _records(Path(path))]
     if not samples:
         raise BadInput(path, expected="a tar of samples", found="no sample in it")
+    name, times = Counter(sample.id for sample in samples).most_common(1)[0]
+    if times > 1:  # signals and frozen features are kept by id
+        found = f"{times} samples with the id {name!r}"
+        raise BadInput(path, expected="samples with different ids", found=found)
     return samples
 
 

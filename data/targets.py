@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 from onellm.data.sample import Sample
 from onellm.errors import BadInput, ConfigError
 
-Target = Literal["caption", "label", "describe", "closed", "yes_no", "qa"]
-"""``caption``: the text alone, to align with. ``label``: the class alone. ``describe``: the
-modality's caption prompt, answered by the text. ``closed``: the first question. ``yes_no``: the
-second question. ``qa``: every question, each an example of its own, so that no answer can be read
-off another one."""
+Target = Literal["caption", "label", "answer", "describe", "closed", "yes_no", "qa"]
+"""``caption``: the text alone, to align with. ``label``: the class alone. ``answer``: the answer
+to the first question, alone. ``describe``: the modality's caption prompt, answered by the text.
+``closed``: the first question. ``yes_no``: the second question. ``qa``: every question, each an
+example of its own, so that no answer can be read off another one."""
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -80,6 +80,9 @@ def _text(sample: Sample, key: str) -> str:
 _TURNS: dict[str, Callable[[Sample, str], list[Turns]]] = {
     "caption": _alone("text"),
     "label": _alone("label"),
+    "answer": lambda sample, prompt: [
+        turns[1:] for turns in _question(slice(0, 1))(sample, prompt)
+    ],
     "describe": _describe,
     "closed": _question(slice(0, 1)),
     "yes_no": _question(slice(1, 2)),

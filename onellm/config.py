@@ -41,6 +41,8 @@ def parse(schema: type[C], data: Mapping[str, Any], *, where: str) -> C:
 
 def _explain(schema: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # a validator of ours, which says what it found
+        return f"{path}: {error['ctx']['error']}" if path else str(error["ctx"]["error"])
     if error["type"] != "extra_forbidden":
         return f"{path}: {error['msg']} (found {error.get('input')!r})"
     known = _keys_at(schema, error["loc"][:-1])
@@ -79,7 +81,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
@@ -105,7 +107,10 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             if not isinstance(child, dict):
                 raise ConfigError(f"override {override!r}: {part!r} is not a section")
             node = child
-        node[last] = _scalar(text)
+        try:
+            node[last] = _scalar(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: not valid YAML ({error})") from error
     return result
 
 

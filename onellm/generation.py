@@ -46,6 +46,8 @@ class Decoding:
 def answer(model: OneLLM, prompt: Any, media: Any, settings: Decoding) -> Any:
     """Answer one prompt (a string) or a list of them (a list)."""
     if isinstance(prompt, list):
+        if any(isinstance(m, tuple) and m and isinstance(m[0], str) for m in media):
+            raise ConfigError("for a list of prompts, media is a list of (modality, source) lists")
         return _answers(model, prompt, list(media) or [()] * len(prompt), settings)
     return _answers(model, [prompt], [media], settings)[0]
 
@@ -162,9 +164,9 @@ def turns_of(prompt: Any) -> tuple[tuple[str, str], ...]:
 
 
 def load_signal(model: OneLLM, name: str, source: Any) -> Tensor:
-    """A signal as the model takes it; tensors of the right shape pass as they are."""
+    """A signal as the model takes it; float tensors of the right shape pass as they are."""
     modality = model.modality(name)
-    if isinstance(source, Tensor):
+    if isinstance(source, Tensor) and source.is_floating_point():  # integers are pixels, to be read
         want = modality.example().shape
         got = source.shape[1:] if source.dim() == len(want) + 1 and len(source) == 1 else None
         signal = source[0] if got is not None else source

@@ -126,8 +126,12 @@ class Modality(BaseModel):
         Raises:
             BadInput: names the file, what was expected and what was found.
         """
-        signal = self.read(source).to(torch.float32)
         name = source_name(source)
+        try:
+            signal = self.read(source).to(torch.float32)
+        except (OSError, ValueError, EOFError) as error:  # of a reader without checks of its own
+            reason = f"a file that cannot be read ({error})"
+            raise BadInput(name, expected=f"a {self.name} signal", found=reason) from error
         want = tuple(self.example().shape)
         got = tuple(signal.shape)
         skip = 1 if self.frame_axis else 0

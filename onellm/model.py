@@ -30,6 +30,10 @@ from onellm.text import TextTokenizer
 Media = Sequence[tuple[str, Any]]
 
 
+def _all_modalities() -> dict[str, dict[str, Any]]:
+    return {name: {} for name in modality_classes()}
+
+
 class OneLLMConfig(StrictModel):
     """Everything but the LLM, which describes itself.
 
@@ -42,9 +46,7 @@ class OneLLMConfig(StrictModel):
 
     encoder: EncoderConfig = EncoderConfig()
     projector: UPMConfig = UPMConfig()
-    modalities: dict[str, dict[str, Any]] = Field(
-        default_factory=lambda: {name: {} for name in modality_classes()}
-    )
+    modalities: dict[str, dict[str, Any]] = Field(default_factory=_all_modalities)
     prompt_format: str = "plain"
 
 
@@ -85,7 +87,7 @@ class OneLLM(nn.Module):
         # Published tags start uniform in [0, 1), some 25 times the size of the LLM's embeddings
         # (spec §1.2); ours start at that size.
         scale = float(table_VD.detach().float().std()) if table_VD.numel() else 0.02
-        self.tags = nn.ModuleDict(
+        self.tags: Any = nn.ModuleDict(
             {
                 side: nn.ParameterDict(
                     {m: nn.Parameter(torch.randn(llm_width) * scale) for m in self.modalities}

@@ -6,6 +6,7 @@ dropped by name; any other key must have its place, and every place its key.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onellm.config import parse
 from onellm.encoder import EncoderConfig
-from onellm.errors import CheckpointError
+from onellm.errors import CheckpointError, ConfigError
 from onellm.llm import build_llama
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.experts import hidden_width
@@ -177,7 +179,7 @@ def _read(checkpoint: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
         files = sorted(path.glob("*.pth")) if path.is_dir() else [path]
         if not files or not files[0].is_file():
             raise CheckpointError(f"{path}: expected a .pth file or a folder of them; found none")
-        parts = [torch.load(f, map_location="cpu", mmap=True, weights_only=True) for f in files]
+        parts = [_load(f) for f in files]
     state: dict[str, Tensor] = {}
     for part in parts:
         for key, value in part.items():
@@ -190,6 +192,19 @@ def _read(checkpoint: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def _load(file: Path) -> dict[str, Tensor]:
+    """One ``.pth`` file, unpickled as tensors and plain data only."""
+    try:
+        part = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file}: expected weights saved by torch; found {said}") from error
+    if not isinstance(part, dict):
+        kind = type(part).__name__
+        raise CheckpointError(f"{file}: expected a state dict; found {kind}")
+    return part
+
+
 def _build(
     state: Mapping[str, Tensor],
     params: dict[str, Any],
@@ -200,8 +215,13 @@ def _build(
     absent = [k for k in ("tok_embeddings.weight", "clip.visual.proj") if k not in state]
     if absent:
         raise CheckpointError(f"no published OneLLM weights: missing {', '.join(absent)}")
+    wanted = ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
+    lacking = [key for key in wanted if key not in params]
+    if lacking:
+        raise ConfigError(f"params: missing {', '.join(lacking)}")
     dim, multiple_of = params["dim"], params["multiple_of"]
-    encoder = EncoderConfig(**{**clip, "output_dim": state["clip.visual.proj"].shape[1]})
+    width = {"output_dim": state["clip.visual.proj"].shape[1]}
+    encoder = parse(EncoderConfig, {**clip, **width}, where="clip")
     indices = [k.split(".")[1:3] for k in state if k.startswith("resample_layers.")]
     modalities = {
         cls.name: dict(cls.published_options)

@@ -80,9 +80,7 @@ class QuickStart:
         progress: told about every phase.
     """
 
-    def __init__(
-        self, out: Path, folder: Path, preset: str, seed: int, progress: Progress
-    ) -> None:
+    def __init__(self, out: Path, folder: Path, preset: str, seed: int, progress: Progress) -> None:
         self.out, self.folder, self.seed, self.progress = out, folder, seed, progress
         self.name, self.preset = preset, load_preset(preset)
         present = shards_of(folder, "train").keys() & shards_of(folder, "test").keys()

@@ -48,12 +48,16 @@ def _discover() -> None:
     if _discovered:
         return
     _discovered = True
-    import onellm.tokenizers
+    try:
+        import onellm.tokenizers
 
-    for module in pkgutil.iter_modules(onellm.tokenizers.__path__):
-        importlib.import_module(f"onellm.tokenizers.{module.name}")
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        entry.load()  # importing it runs the decorator
+        for module in pkgutil.iter_modules(onellm.tokenizers.__path__):
+            importlib.import_module(f"onellm.tokenizers.{module.name}")
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+            entry.load()  # importing it runs the decorator
+    except BaseException:
+        _discovered = False  # or the next call would see half a registry without an error
+        raise
 
 
 def modality_classes() -> dict[str, type[Modality]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,9 +110,9 @@ class SentencePieceText:
         return self.sp.decode([int(i) for i in ids if int(i) not in special])
 
     def save(self, folder: Path) -> None:
-        """Copy the model file."""
+        """Write the model file, which may be the one it was read from."""
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.path, folder / "tokenizer.model")
+        (folder / "tokenizer.model").write_bytes(self.sp.serialized_model_proto())
 
 
 def load_text_tokenizer(folder: str | Path) -> TextTokenizer:

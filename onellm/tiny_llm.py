@@ -18,9 +18,8 @@ def build_tiny_llm(sizes: TinyLLM, texts: Iterable[str]) -> tuple[nn.Module, HFT
         sizes: of the model.
         texts: what the byte-level tokenizer is trained on.
     """
-    from transformers import PreTrainedTokenizerFast
-
     from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "</s>"]

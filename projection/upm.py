@@ -81,9 +81,9 @@ class UPM(nn.Module):
         self.experts = nn.ModuleList(
             ExpertBlock(config.experts, width, config.heads, hidden) for _ in range(config.depth)
         )
-        self.proj_out = nn.ModuleDict({m: _project(width, llm_width) for m in names})
-        for out in self.proj_out.values():
-            nn.init.constant_(out[1].weight, config.output_scale)
+        self.proj_out = nn.ModuleDict(
+            {m: _project(width, llm_width, config.output_scale) for m in names}
+        )
 
     def forward(self, features: TokenSeq) -> Tensor:
         """Project features to soft tokens (B, Q, D_llm)."""
@@ -159,5 +159,7 @@ class UPM(nn.Module):
                 parts[target].load_state_dict(parts[source].state_dict())
 
 
-def _project(inner: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inner, out), nn.LayerNorm(out))
+def _project(inner: int, out: int, scale: float = 1.0) -> nn.Sequential:
+    norm = nn.LayerNorm(out)
+    nn.init.constant_(norm.weight, scale)
+    return nn.Sequential(nn.Linear(inner, out), norm)

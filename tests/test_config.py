@@ -33,6 +33,8 @@ def test_overrides():
         apply_overrides(data, ["seed"])
     with pytest.raises(ConfigError, match="is not a section"):
         apply_overrides(data, ["seed.x=1"])
+    with pytest.raises(ConfigError, match=r"'seed=\[1': not valid YAML"):
+        apply_overrides(data, ["seed=[1"])
 
 
 def test_files(tmp_path):
@@ -43,6 +45,9 @@ def test_files(tmp_path):
     with pytest.raises(ConfigError, match="expected a mapping"):
         read_yaml(file)
     file.write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_yaml(file)
+    file.write_bytes(b"a: \xff")
     with pytest.raises(ConfigError, match="not valid YAML"):
         read_yaml(file)
     file.write_text("encoder: {width: 64}")

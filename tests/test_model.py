@@ -8,7 +8,7 @@ import torch
 
 from onellm.encoder import Encoder, EncoderConfig
 from onellm.errors import CheckpointError, ConfigError
-from onellm.generation import decode, prepare
+from onellm.generation import decode, load_signal, prepare
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.registry import modality_classes
 from onellm.sequence import TokenSeq
@@ -181,6 +181,19 @@ def test_sampling_has_a_stream_per_sample(model):
     assert again[0][0] != again[0][1]
 
 
+def test_integers_are_pixels_and_floats_a_signal(model):
+    pixels = torch.arange(3 * 28 * 28, dtype=torch.uint8).reshape(3, 28, 28)
+    read = model.modality("image").load(pixels)
+    torch.testing.assert_close(load_signal(model, "image", pixels), read)
+    assert load_signal(model, "image", read) is read
+
+
+def test_media_of_a_batch_is_a_list_for_each_prompt(model):
+    x = tiny.signals(model, "imu")[0]
+    with pytest.raises(ConfigError, match=r"a list of \(modality, source\) lists"):
+        model.generate(["Why?"], media=[("imu", x)])
+
+
 def test_streaming_gives_the_same_answer(model):
     prompts, media = prompts_of(model)
     pieces = list(model.stream(prompts[1], media[1], max_new_tokens=16))
@@ -274,7 +287,9 @@ def test_gated_frames_tell_their_order_and_plain_ones_do_not():
     x = torch.rand(1, 3, 3, 28, 28)
     for reduce, same in (("mean", True), ("gated", False)):
         options = {**tiny.MODALITIES["video"], "frame_reduce": reduce}
-        config = tiny.tiny_model("video").config.model_copy(update={"modalities": {"video": options}})
+        config = tiny.tiny_model("video").config.model_copy(
+            update={"modalities": {"video": options}}
+        )
         model = OneLLM(config, tiny.build_llama(vocab=9, width=8, layers=1, heads=1, hidden=8))
         with torch.no_grad():
             forth, back = model.encode("video", x), model.encode("video", x.flip(1))

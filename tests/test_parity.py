@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from onellm.errors import CheckpointError
+from onellm.errors import CheckpointError, ConfigError
 from onellm.generation import decode
 from onellm.model import OneLLM
 
@@ -131,6 +131,24 @@ def test_a_wrong_shape_is_named(state):
     with pytest.raises(CheckpointError, match=r"norm\.weight: expected \(64,\), found \(63,\)"):
         broken = {**state, "norm.weight": torch.ones(63)}
         OneLLM.from_official(broken, params=PARAMS, clip=CLIP)
+
+
+def test_files_that_are_no_weights_are_named(tmp_path):
+    file = tmp_path / "consolidated.00-of-01.pth"
+    file.write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"00-of-01\.pth: expected weights"):
+        OneLLM.from_official(file, params=PARAMS, clip=CLIP)
+    torch.save([1], file)
+    with pytest.raises(CheckpointError, match="expected a state dict; found list"):
+        OneLLM.from_official(tmp_path, params=PARAMS, clip=CLIP)
+
+
+def test_settings_are_checked(state):
+    with pytest.raises(ConfigError, match="params: missing multiple_of"):
+        some = {k: v for k, v in PARAMS.items() if k != "multiple_of"}
+        OneLLM.from_official(state, params=some, clip=CLIP)
+    with pytest.raises(ConfigError, match=r"clip: unknown key 'widht'.*Did you mean 'width'"):
+        OneLLM.from_official(state, params=PARAMS, clip={**CLIP, "widht": 1})
 
 
 def test_the_prefix_is_optional(state, model):

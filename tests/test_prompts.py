@@ -55,6 +55,14 @@ def test_legacy_inference_ids(case):
     assert ids.tolist() == case["legacy_inference_ids"]
 
 
+@needs_llama
+def test_a_sentencepiece_model_is_saved_where_it_was_read(tmp_path):
+    SentencePieceText(LLAMA).save(tmp_path)
+    again = SentencePieceText(tmp_path / "tokenizer.model")
+    again.save(tmp_path)
+    assert (tmp_path / "tokenizer.model").read_bytes() == LLAMA.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def text():
     return tiny.tiny_text()

@@ -106,6 +106,7 @@ def test_what_may_change_between_a_run_and_its_continuation(tmp_path):
         length={"steps": 99},
         deepspeed={"zero": 2},
         batch={"per_device": 2},
+        data={"faults": {"policy": "skip", "share": 0.1}},
     )
     check_same_run(newest, elsewhere)
     with pytest.raises(CheckpointError, match=r"optim\.lr \(0\.002 then, 0\.5 now\)"):

@@ -49,6 +49,18 @@ def test_samples_of_a_folder(shards, modalities):
     assert list(read_folder(shards, "train", modalities, ["imu"])) == ["imu"]
 
 
+def test_two_samples_of_one_id_are_refused(modalities, tmp_path):
+    """Signals are kept by id: the second sample would be answered with the first one's."""
+    members = [
+        (f"{key}.{ext}", data)
+        for seed, key in enumerate("ab")
+        for ext, data in (("png", picture(seed)), ("json", description("same", "chair")))
+    ]
+    write_tar(tmp_path / "image-train.tar", members)
+    with pytest.raises(BadInput, match="2 samples with the id 'same'"):
+        read_shard(tmp_path / "image-train.tar", modalities["image"])
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_packaged_shard_can_be_read(split):
     modalities = {name: get_modality(name) for name in MODALITIES}

@@ -15,8 +15,8 @@ from tiny_runs import tiny_config, tiny_run, write_shards, write_tar
 
 from onellm.errors import BadInput, CheckpointError, ConfigError
 from onellm.model import OneLLM
-from onellm.train import loop
-from onellm.train.engine import Place, build_engine
+from onellm.train import launch, loop
+from onellm.train.engine import Place, PlainEngine, build_engine
 from onellm.train.launch import main, prepare, run_training
 from onellm.train.metrics import Progress, read_metrics
 from onellm.train.objectives import LanguageModelling
@@ -114,6 +114,24 @@ def test_resume_is_bit_identical(shards, tmp_path, monkeypatch, objective):
     assert calls[4:] == [2, 3, 4, 5]  # from the checkpoint of step 2 on
     assert losses_of(again) == losses_of(records)
     assert_same(state_of(resumed), state_of(whole))
+
+
+class Beside(PlainEngine):
+    """One of two processes, the other of which sees no checkpoint."""
+
+    world = 2
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values + torch.zeros_like(values)
+
+
+def test_processes_that_see_different_checkpoints_do_not_begin(shards, tmp_path, monkeypatch):
+    tiny_run(shards, tmp_path)
+    monkeypatch.setattr(
+        launch, "build_engine", lambda o, c, place: Beside(o, c, torch.device("cpu"))
+    )
+    with pytest.raises(CheckpointError, match="step 6, others see another"):
+        prepare(tiny_config(shards, tmp_path), tiny_model("image", "imu"), Place())
 
 
 def test_a_finished_run_does_nothing_more(shards, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from onellm.errors import BadInput
@@ -27,16 +27,20 @@ _MEAN, _STD = -4.2677393, 4.5689974
 _MARGIN_SECONDS = 0.5
 
 
+Extent = PositiveInt | tuple[PositiveInt, PositiveInt]
+"""A side, or (bands, frames)."""
+
+
 class AudioTokenizer(nn.Module):
     """One 2-d convolution over (mel band, time); rows of the grid are mel patches.
 
     Args:
         width: D.
-        kernel: side of a patch in bands and in frames.
-        stride: step between patches.
+        kernel: side of a patch, or its (bands, frames).
+        stride: step between patches, or its (bands, frames).
     """
 
-    def __init__(self, width: int, kernel: int, stride: int) -> None:
+    def __init__(self, width: int, kernel: Extent, stride: Extent) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, width, kernel, stride)
 
@@ -59,8 +63,10 @@ class Audio(Modality):
     Attributes:
         bins: mel bands.
         frames: windows of 25 ms every 10 ms; published 1024.
-        kernel: side of the convolution's patch, in bands and frames.
-        stride: step between patches.
+        kernel: side of the convolution's patch, or its (bands, frames). A patch over all bands
+            makes every token a moment of the whole spectrum, which learns from far fewer
+            recordings than small squares do.
+        stride: step between patches, or its (bands, frames).
         time_shift: in training, move the sound by up to this share of the frames either way.
         frequency_mask: in training, blank up to this share of the bands; published 48 of 128.
         time_mask: in training, blank up to this share of the frames; published 192 of 1024.
@@ -77,11 +83,18 @@ class Audio(Modality):
 
     bins: int = Field(default=128, ge=16, le=512)
     frames: int = Field(default=1024, ge=16, le=100_000)
-    kernel: int = Field(default=16, ge=1, le=16)
-    stride: int = Field(default=10, ge=1)
+    kernel: Extent = 16
+    stride: Extent = 10
     time_shift: float = Field(default=0.1, ge=0, le=1)
     frequency_mask: float = Field(default=0.375, ge=0, le=1)
     time_mask: float = Field(default=0.1875, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _patch_fits(self) -> Audio:
+        bands, frames = (self.kernel,) * 2 if isinstance(self.kernel, int) else self.kernel
+        if bands > self.bins or frames > self.frames:
+            raise ValueError(f"kernel {self.kernel} is larger than {self.bins} x {self.frames}")
+        return self
 
     def _log_mel(self, source: Source) -> NDArray[np.float32]:
         """Log-mel energies (frames, bins) before padding, at most ``frames`` of them."""

@@ -27,6 +27,10 @@ TENSORS, FACTS, LATEST = "state.safetensors", "state.json", "latest"
 # What may change between a run and its continuation. The length may: a run can be prolonged, and
 # its schedule then bends at that point. The rest does not enter the mathematics.
 FREE = {"model", "out", "length", "checkpoint", "deepspeed", "router_every"}
+FREE_KEYS = {
+    *("batch.per_device", "data.keep_megabytes", "data.ahead", "stage.frozen_gigabytes"),
+    *("data.faults.policy", "data.faults.share"),  # a run that too many broken files stopped
+}
 
 
 @dataclass(frozen=True)
@@ -159,9 +163,7 @@ def check_same_run(checkpoint: Checkpoint, config: TrainConfig) -> None:
     changed = sorted(
         key
         for key in old.keys() | new.keys()
-        if key.split(".")[0] not in FREE
-        and key not in {"batch.per_device", "data.keep_megabytes", "data.ahead"}
-        and old.get(key) != new.get(key)
+        if key.split(".")[0] not in FREE and key not in FREE_KEYS and old.get(key) != new.get(key)
     )
     if changed:
         listed = ", ".join(f"{k} ({old.get(k)} then, {new.get(k)} now)" for k in changed[:5])

@@ -141,6 +141,8 @@ class OptimConfig(StrictModel):
         lr: peak learning rate.
         min_lr: where the schedule ends.
         schedule: ``"cosine"`` from ``lr`` to ``min_lr`` over the run, or ``"constant"``.
+        lr_factors: glob over parameter names → factor on the learning rate; the first that
+            matches counts.
         warmup_steps: optimiser steps of linear rise to ``lr``.
         betas: of AdamW.
         weight_decay: of AdamW, for parameters that no glob of ``no_decay`` matches.
@@ -152,6 +154,7 @@ class OptimConfig(StrictModel):
     lr: PositiveFloat
     min_lr: float = Field(default=0.0, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
+    lr_factors: dict[str, PositiveFloat] = Field(default_factory=dict)
     warmup_steps: NonNegativeInt = 0
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -177,7 +177,7 @@ class PlainEngine:
 def set_lr(optimizer: Any, lr: float) -> None:
     """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1.0)
 
 
 def read_torch_state(

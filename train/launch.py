@@ -24,7 +24,7 @@ from onellm.data.packaged import starter_folder
 from onellm.data.sample import Sample
 from onellm.data.shards import read_folder
 from onellm.data.targets import examples
-from onellm.errors import ConfigError, OneLLMError
+from onellm.errors import CheckpointError, ConfigError, OneLLMError
 from onellm.model import OneLLM
 from onellm.prompts import encode_example
 from onellm.spelling import did_you_mean
@@ -274,6 +274,7 @@ def _fill_store(
 
 def _resume(config: TrainConfig, engine: Engine, checkpoints: Checkpoints) -> int:
     newest = checkpoints.newest()
+    _check_same_everywhere(engine, 0 if newest is None else newest.step, checkpoints.folder)
     if newest is None:
         return 0
     if not config.checkpoint.resume:
@@ -284,6 +285,16 @@ def _resume(config: TrainConfig, engine: Engine, checkpoints: Checkpoints) -> in
     check_same_run(newest, config)
     engine.load(checkpoints.load(newest))
     return newest.step
+
+
+def _check_same_everywhere(engine: Engine, step: int, folder: Path) -> None:
+    """Processes that begin at different steps would wait for each other for ever."""
+    seen = torch.tensor([step, step**2], dtype=torch.float64)  # equal sums of both: equal steps
+    if not torch.equal(engine.sum(seen), engine.world * seen):
+        raise CheckpointError(
+            f"{folder}: process {engine.rank} sees a checkpoint of step {step}, others see "
+            "another; 'out' must be a folder that all machines share"
+        )
 
 
 def _write_config(out: Path, config: TrainConfig) -> None:

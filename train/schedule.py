@@ -34,19 +34,29 @@ def decays(name: str, config: OptimConfig) -> bool:
     return not any(fnmatchcase(name, glob) for glob in config.no_decay)
 
 
+def lr_factor(name: str, config: OptimConfig) -> float:
+    """Factor on the learning rate of a parameter of that name."""
+    found = (factor for glob, factor in config.lr_factors.items() if fnmatchcase(name, glob))
+    return next(found, 1.0)
+
+
 def build_adamw(
     parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
 ) -> torch.optim.AdamW:
-    """AdamW over two groups, with and without weight decay.
+    """AdamW over groups of like weight decay and learning-rate factor.
 
     Args:
         parameters: trained parameters with the names that ``no_decay`` speaks of.
         config: betas and weight decay.
     """
     named = list(parameters)
-    groups: list[dict[str, Any]] = []
-    for decay in (True, False):
-        members = [p for name, p in named if decays(name, config) is decay]
-        if members:
-            groups.append({"params": members, "weight_decay": config.weight_decay * decay})
+    kinds = {name: (decays(name, config), lr_factor(name, config)) for name, _ in named}
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in named if kinds[name] == (decay, factor)],
+            "weight_decay": config.weight_decay * decay,
+            "factor": factor,
+        }
+        for decay, factor in sorted(set(kinds.values()), reverse=True)
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)

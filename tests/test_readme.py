@@ -1,0 +1,62 @@
+"""What the README shows works as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from onellm import registry
+from onellm.errors import BadInput
+from onellm.llm import build_llama
+from onellm.model import OneLLM
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def tactile(monkeypatch):
+    """The modality of the README, registered for one test."""
+    registry.modality_classes()
+    monkeypatch.setattr(registry, "_MODALITIES", dict(registry._MODALITIES))
+    code = re.search(r"<!-- tested: tests/test_readme.py -->\n```python\n(.*?)```", README, re.S)
+    assert code is not None
+    exec(code.group(1), {"__name__": "readme"})
+
+
+def test_a_modality_is_one_class(tactile, tmp_path):
+    config = tiny.tiny_model("image").config
+    config = config.model_copy(update={"modalities": {"image": {"size": 28}, "tactile": {}}})
+    llm = build_llama(vocab=320, width=32, layers=1, heads=2, hidden=64)
+    model = OneLLM(config, llm, tiny.tiny_text())
+    np.save(tmp_path / "touch.npy", np.ones((20, 16, 16), np.float32))
+    media = [("tactile", str(tmp_path / "touch.npy")), ("image", torch.rand(3, 28, 28))]
+    assert isinstance(model.generate("What is this?", media, max_new_tokens=3), str)
+    assert model.positions["tactile"].shape == (17, 32)
+    model.save_pretrained(tmp_path / "model")
+    again = OneLLM.from_pretrained(tmp_path / "model")
+    assert torch.equal(again.tags["start"]["tactile"], model.tags["start"]["tactile"])
+    (tmp_path / "broken.npy").write_bytes(b"nonsense")
+    with pytest.raises(BadInput, match=r"broken\.npy: expected a tactile signal"):
+        model.generate("What is this?", [("tactile", str(tmp_path / "broken.npy"))])
+
+
+def test_files_it_names_are_there():
+    for name in re.findall(r"\b(\w+\.py)\b", README):
+        assert any(ROOT.glob(f"*/{name}")), name
+    for link in re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_its_first_two_commands_are_targets_of_the_makefile():
+    first = re.search(r"```bash\n(.*?)```", README, re.S)
+    assert first is not None
+    targets = re.findall(r"^make (\w+)", first.group(1), re.M)
+    assert targets == ["quickstart", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
