@@ -100,6 +100,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
     if not path.is_file():
         raise BadInput(path, expected="a tar file", found="no such file")
+    _check_end(path)
     try:
         # A list keeps braces in a path from being expanded; every process reads every sample,
         # since the order of the run says who takes which.
@@ -108,6 +109,17 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         )
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise BadInput(path, expected="a readable tar file", found=f"{error}") from error
+
+
+def _check_end(path: Path) -> None:
+    """Find a tar that was cut off between two members, which reads like a shorter one."""
+    with path.open("rb") as file:
+        if file.read(262)[257:] != b"ustar":  # compressed, or no tar at all: its reader will say
+            return
+        file.seek(max(0, path.stat().st_size - 1024))
+        if file.read().strip(b"\0"):  # every tar ends with two blocks of zeros
+            found = "one without its end mark: it is cut off"
+            raise BadInput(path, expected="a readable tar file", found=found)
 
 
 def _sample(path: Path, record: Mapping[str, Any], modality: Modality) -> Sample:

@@ -44,6 +44,10 @@ class CheckpointError(OneLLMError):
     """A checkpoint that is missing, damaged or does not fit the model."""
 
 
+class TrainingError(OneLLMError):
+    """A run that cannot go on to any good, such as one whose loss is no longer a number."""
+
+
 class MissingExtra(OneLLMError):
     """An optional dependency that is not installed.
 

@@ -49,6 +49,16 @@ def test_samples_of_a_folder(shards, modalities):
     assert list(read_folder(shards, "train", modalities, ["imu"])) == ["imu"]
 
 
+def test_a_tar_cut_between_two_samples_is_refused(modalities, tmp_path):
+    path = write_shards(tmp_path) / "imu-train.tar"
+    assert len(read_shard(path, modalities["imu"])) == 6
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[4].offset
+    path.write_bytes(path.read_bytes()[:third])
+    with pytest.raises(BadInput, match=r"imu-train\.tar: .*it is cut off"):
+        read_shard(path, modalities["imu"])
+
+
 def test_two_samples_of_one_id_are_refused(modalities, tmp_path):
     """Signals are kept by id: the second sample would be answered with the first one's."""
     members = [

@@ -13,7 +13,7 @@ import torch
 from tiny import tiny_model
 from tiny_runs import tiny_config, tiny_run, write_shards, write_tar
 
-from onellm.errors import BadInput, CheckpointError, ConfigError
+from onellm.errors import BadInput, CheckpointError, ConfigError, TrainingError
 from onellm.model import OneLLM
 from onellm.train import launch, loop
 from onellm.train.engine import Place, PlainEngine, build_engine
@@ -116,6 +116,22 @@ def test_resume_is_bit_identical(shards, tmp_path, monkeypatch, objective):
     assert_same(state_of(resumed), state_of(whole))
 
 
+def test_a_run_that_diverges_stops_without_a_checkpoint_of_it(shards, tmp_path):
+    optim = {"lr": 1e30, "grad_clip": 1e30, "schedule": "constant", "warmup_steps": 0}
+    with pytest.raises(TrainingError, match=r"stage test, step 2: the loss is nan"):
+        tiny_run(shards, tmp_path, optim=optim)
+    assert not (tmp_path / "checkpoints").exists()
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+@pytest.mark.parametrize("trained", ["projector", "llm"])
+def test_frozen_parts_do_not_drop_out(shards, tmp_path, trained):
+    model = tiny_model("image", "imu")
+    prepare(tiny_config(shards, tmp_path, stage={"trainable": [f"{trained}.*"]}), model, Place())
+    parts = ("encoder", "projector", "llm")
+    assert [name for name in parts if getattr(model, name).training] == [trained]
+
+
 class Beside(PlainEngine):
     """One of two processes, the other of which sees no checkpoint."""
 
@@ -132,6 +148,12 @@ def test_processes_that_see_different_checkpoints_do_not_begin(shards, tmp_path,
     )
     with pytest.raises(CheckpointError, match="step 6, others see another"):
         prepare(tiny_config(shards, tmp_path), tiny_model("image", "imu"), Place())
+
+
+def test_an_out_folder_that_cannot_be_written_is_named(shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"file/out: cannot be written"):
+        tiny_run(shards, tmp_path / "file" / "out")
 
 
 def test_a_finished_run_does_nothing_more(shards, tmp_path):

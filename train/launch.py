@@ -150,12 +150,18 @@ def prepare(
     engine = build_engine(objective, config, place)
     loader = _loader(config, model, parts, kept)
     _fill_store(config, objective, loader, samples, progress)
+    for part in (model.encoder, model.projector, model.llm):
+        if not any(parameter.requires_grad for parameter in part.parameters()):
+            part.eval()  # dropout would only blur what cannot learn from it
     steps = config.length.steps or max(
         1, round((config.length.epochs or 1) * loader.order.epoch_length / config.batch.size)
     )
     checkpoints = Checkpoints(config.out, config.checkpoint.keep)
     start = _resume(config, engine, checkpoints)
-    metrics = MetricsLog(Path(config.out) / "metrics.jsonl", start, enabled=place.rank == 0)
+    try:
+        metrics = MetricsLog(Path(config.out) / "metrics.jsonl", start, enabled=place.rank == 0)
+    except OSError as error:
+        raise CheckpointError(f"{config.out}: cannot be written ({error})") from error
     return Run(config, engine, loader, checkpoints, metrics, progress, steps), start
 
 

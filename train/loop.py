@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from onellm.data.loader import Batch, Loader
 from onellm.data.order import stable_hash
+from onellm.errors import TrainingError
 from onellm.model import OneLLM
 from onellm.train.checkpoint import Checkpoints
 from onellm.train.config import TrainConfig
@@ -53,6 +55,7 @@ def train(run: Run, start: int = 0) -> None:
     Raises:
         BadInput: a broken sample, by the run's policy.
         CheckpointError: a checkpoint cannot be written.
+        TrainingError: the loss or its gradient is not finite.
     """
     config, engine = run.config, run.engine
     per_device, _ = config.batch.split(engine.world)
@@ -108,13 +111,26 @@ def _step(run: Run, step: int, micro_batches: list[Batch]) -> dict[str, Any]:
     lr = learning_rate(run.config.optim, step, run.steps)
     norm = engine.step(lr)
     sums_G2 = engine.sum(table_G2)
+    loss = float(sums_G2[:, 0].sum() / sums_G2[:, 1].sum())
+    _check_finite(run, step, loss, norm)
     return {
         "step": step + 1,
-        "loss": float(sums_G2[:, 0].sum() / sums_G2[:, 1].sum()),
+        "loss": loss,
         "losses": _by_group(groups, sums_G2),
         "lr": lr,
         "grad_norm": norm,
     }
+
+
+def _check_finite(run: Run, step: int, loss: float, norm: float) -> None:
+    """Stop before weights that are no numbers get into a checkpoint."""
+    scaled = run.config.dtype == "float16"  # its scaler skips steps whose gradient overflows
+    if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+        return
+    raise TrainingError(
+        f"stage {run.config.stage.name}, step {step + 1}: the loss is {loss:g} and the gradient's "
+        f"norm {norm:g}. Lower optim.lr or optim.grad_clip, and go on from the last checkpoint."
+    )
 
 
 def _by_group(groups: list[str], sums_G2: Tensor) -> dict[str, float]:
