@@ -93,6 +93,9 @@ class Draw:
     epoch: int
 
 
+SLOTS_PER_GROUP = 100
+
+
 class _Mixture:
     """Draws from several urns in fixed proportion: a permuted epoch of apportioned slots."""
 
@@ -149,7 +152,11 @@ class Order:
         groups = list(dict.fromkeys(p.group for p in parts))
         self._members = [[i for i, p in enumerate(parts) if p.group == g] for g in groups]
         weights = [sum(parts[i].weight for i in members) for members in self._members]
-        blocks = max(1, round(self.epoch_length / block))
+        # Whole blocks do not fill an epoch exactly: enough slots that rounding does not favour a
+        # group, since the same one would lose every epoch.
+        blocks = self.epoch_length
+        if block > 1:
+            blocks = max(SLOTS_PER_GROUP * len(groups), round(self.epoch_length / block))
         self._blocks = _Mixture(weights, blocks, seed, "blocks")
         self._inner = [
             _Mixture(

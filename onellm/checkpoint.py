@@ -33,6 +33,8 @@ def save_pretrained(model: OneLLM, folder: str | Path) -> None:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # A crash in the middle leaves a folder without a config, not one of mixed versions.
+    (folder / CONFIG).unlink(missing_ok=True)
     tied = _tied(model)
     state = {k: v.contiguous() for k, v in model.state_dict().items() if k not in tied}
     temporary = folder / f".{WEIGHTS}.tmp"

@@ -25,9 +25,9 @@ PACKAGES = {
 }
 # One reader per kind of file.
 READERS = {
-    "librosa": "audio",
-    "soundfile": "audio",
-    "av": "video",
+    "librosa": "audio files",
+    "soundfile": "audio files",
+    "av": "video files",
     "pillow": "pictures",
     "nibabel": "NIfTI volumes",
     "trimesh": "meshes",

@@ -118,7 +118,10 @@ def _text_of(model: OneLLM) -> TextTokenizer:
 
 
 def _stops(model: OneLLM, settings: Decoding) -> tuple[str, ...]:
-    return (*get_format(model.config.prompt_format).stop, *settings.stop)
+    stops = (*get_format(model.config.prompt_format).stop, *settings.stop)
+    if settings.max_new_tokens < 1 or "" in stops:
+        raise ConfigError("max_new_tokens must be at least 1, and a stop string not empty")
+    return stops
 
 
 def prepare(model: OneLLM, prompts: Sequence[Any], media: Sequence[Any]) -> Spliced:

@@ -68,11 +68,14 @@ class OneLLM(nn.Module):
     ) -> None:
         super().__init__()
         get_format(config.prompt_format)
-        self.config, self.text = config, text
+        self.text = text
         self.modalities: dict[str, Modality] = {
             (modality := get_modality(name, **options)).name: modality
             for name, options in config.modalities.items()
         }
+        # With every option spelled out, so that a later change of defaults leaves this model be.
+        options = {name: m.model_dump(mode="json") for name, m in self.modalities.items()}
+        self.config = config.model_copy(update={"modalities": options})
         width = config.encoder.width
         self.encoder = Encoder(config.encoder)
         self.tokenizers = nn.ModuleDict()

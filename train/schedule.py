@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from onellm.errors import ConfigError
 from onellm.train.config import OptimConfig
 
 
@@ -47,9 +48,15 @@ def build_adamw(
 
     Args:
         parameters: trained parameters with the names that ``no_decay`` speaks of.
-        config: betas and weight decay.
+        config: betas, weight decay and learning-rate factors.
+
+    Raises:
+        ConfigError: a glob of ``lr_factors`` that matches nothing.
     """
     named = list(parameters)
+    for glob in config.lr_factors:
+        if not any(fnmatchcase(name, glob) for name, _ in named):
+            raise ConfigError(f"optim.lr_factors: {glob!r} matches no trained parameter")
     kinds = {name: (decays(name, config), lr_factor(name, config)) for name, _ in named}
     groups: list[dict[str, Any]] = [
         {
