@@ -146,6 +146,9 @@ class QuickStart:
         torch.manual_seed(self.seed)
         if self.preset.llm == "smollm2":
             self.progress.phase("fetching the LLM", 1)
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()  # ours says what is going on
             llm, text = load_llm(small_llm(self.progress.note))
             self.progress.advance()
         else:
