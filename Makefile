@@ -1,14 +1,15 @@
 # Every target makes the virtual environment first, if there is none.
 PYTHON ?= python3
 VENV ?= .venv
+PIP_FLAGS ?= -q
 BIN := $(VENV)/bin
 
 .PHONY: quickstart smoke test test-slow lint types clean
 
 $(BIN)/.installed: setup.py pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e ".[dev]"
+	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[dev]"
 	@touch $@
 
 quickstart: $(BIN)/.installed  ## train, evaluate and report on the starter pack (half an hour)

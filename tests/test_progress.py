@@ -91,8 +91,9 @@ def test_follow_turns_signs_of_life_into_phases():
     assert "instruct: 302/400, 1 min 38 s left, loss 0.500" in out.getvalue()
 
 
-def test_silence():
+def test_silence(capsys):
     progress = SilentProgress()
     progress.phase("x", 1)
     progress.advance()
     progress.note("y")
+    assert capsys.readouterr() == ("", "")

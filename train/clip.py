@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from onellm.data.loader import Batch
-from onellm.errors import BadInput
 from onellm.model import OneLLM
 from onellm.train.config import ClipConfig
 from onellm.train.media import encode_groups
-from onellm.train.objectives import Losses, Objective
+from onellm.train.objectives import Losses, OneMedium
 
 MAX_LOG_SCALE = 4.6052  # ln 100, CLIP's bound on the temperature
 
@@ -56,7 +55,7 @@ class ClipHead(nn.Module):
         return self.log_scale.float().clamp(max=MAX_LOG_SCALE).exp()
 
 
-class Clip(Objective):
+class Clip(OneMedium):
     """CLIP's symmetric contrastive loss between pictures and their texts.
 
     A picture's vector is the mean of its tokens, class token left out, through the tower's visual
@@ -75,21 +74,6 @@ class Clip(Objective):
             head = ClipHead(config, model.config.encoder.output_dim)
         self.head = head.to(model.device)
         self.loss = open_clip.ClipLoss()
-
-    def counts(self, batch: Batch) -> list[int]:
-        """One per sample.
-
-        Raises:
-            BadInput: a sample with other than one medium.
-        """
-        for example in batch:
-            if len(example.media) != 1:
-                raise BadInput(
-                    example.id,
-                    expected="one picture for the clip objective",
-                    found=f"{len(example.media)} media",
-                )
-        return [1] * len(batch)
 
     def forward(self, batch: Batch) -> Losses:
         """The loss of the whole micro-batch, times its size."""

@@ -8,6 +8,7 @@ P width of the contrastive space, K different texts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ class Losses:
     sums_B: Tensor
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss over the model.
 
     Losses are sums; the loop divides by the sum of :meth:`counts` over all passes and devices of
@@ -55,13 +56,13 @@ class Objective(nn.Module):
         self.model = model
         self.store: FrozenStore | None = None
 
+    @abstractmethod
     def counts(self, batch: Batch) -> list[int]:
         """How many terms each sample adds to the loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Losses:
         """Losses of a micro-batch."""
-        raise NotImplementedError
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Trained parameters, by their name in the model; heads begin with ``head.``."""
@@ -213,7 +214,26 @@ class ContrastiveHead(nn.Module):
         return self.log_scale.float().exp().clamp(max=100.0) * media_BP @ text_KP.T
 
 
-class Contrastive(Objective):
+class OneMedium(Objective):
+    """A loss of samples with exactly one medium each."""
+
+    def counts(self, batch: Batch) -> list[int]:
+        """One per sample.
+
+        Raises:
+            BadInput: a sample with other than one medium.
+        """
+        for example in batch:
+            if len(example.media) != 1:
+                raise BadInput(
+                    example.id,
+                    expected="one medium for a contrastive objective",
+                    found=f"{len(example.media)}",
+                )
+        return [1] * len(batch)
+
+
+class Contrastive(OneMedium):
     """Media against texts, without the LLM in the loop; ours, not the paper's.
 
     The mean of the projector's mixed queries, *before* ``proj_out``, is compared with the mean
@@ -239,21 +259,6 @@ class Contrastive(Objective):
         self.head = head.to(table_VD.device)
         different = sorted(set(texts))
         self.head.centre = self._embed(different).mean(0).to(self.head.centre)
-
-    def counts(self, batch: Batch) -> list[int]:
-        """One per sample.
-
-        Raises:
-            BadInput: a sample with other than one medium.
-        """
-        for example in batch:
-            if len(example.media) != 1:
-                raise BadInput(
-                    example.id,
-                    expected="one medium for the contrastive objective",
-                    found=f"{len(example.media)}",
-                )
-        return [1] * len(batch)
 
     def forward(self, batch: Batch) -> Losses:
         """Mean of both directions of InfoNCE, summed over samples."""
