@@ -150,6 +150,9 @@ class QuickStart:
 
             logging.disable_progress_bar()  # ours says what is going on
             llm, text = load_llm(small_llm(self.progress.note))
+            # The backward of PyTorch's own attention is slow on CPUs in bfloat16, and these
+            # sequences are short.
+            llm.set_attn_implementation("eager")
             self.progress.advance()
         else:
             from onellm.tiny_llm import build_tiny_llm

@@ -253,7 +253,8 @@ class TrainConfig(StrictModel):
             ``checkpoints/``.
         seed: of the order of samples, augmentation and new heads.
         dtype: ``"float32"``; ``"bfloat16"`` weights with float32 masters under DeepSpeed,
-            autocast without it; ``"float16"`` with DeepSpeed only.
+            autocast without it; ``"float16"`` with DeepSpeed only; ``"auto"``, without DeepSpeed,
+            autocast to bfloat16 where the device is faster at it.
         data: which samples.
         stage: what is trained.
         optim: optimiser and schedule.
@@ -267,7 +268,7 @@ class TrainConfig(StrictModel):
     model: str
     out: str
     seed: NonNegativeInt = 0
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     data: DataConfig = DataConfig()
     stage: StageConfig
     optim: OptimConfig
@@ -286,6 +287,8 @@ class TrainConfig(StrictModel):
             )
         if self.dtype == "float16" and self.deepspeed is None:
             raise ValueError("dtype float16 needs loss scaling: add a deepspeed section")
+        if self.dtype == "auto" and self.deepspeed is not None:
+            raise ValueError("dtype auto is for plain PyTorch: with deepspeed, name the type")
         if self.deepspeed and self.deepspeed.zero == 0 and self.dtype != "float32":
             raise ValueError(f"deepspeed.zero=0 trains in float32; take zero=1 for {self.dtype}")
         strangers = set(self.data.weights) - set(self.stage.modalities)

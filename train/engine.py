@@ -133,7 +133,8 @@ class PlainEngine:
         return losses
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.dtype == "float32":
+        wanted = self.config.dtype
+        if wanted == "float32" or (wanted == "auto" and not bfloat16_is_faster(self.device)):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
@@ -172,6 +173,17 @@ class PlainEngine:
 
     def close(self) -> None:
         """Nothing to leave."""
+
+
+def bfloat16_is_faster(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices faster than float32 ones.
+
+    GPUs that have the type do; of CPUs those with AMX tiles (measured: docs/lab-notes.md).
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return device.type == "cpu" and bool(has_tiles())
 
 
 def set_lr(optimizer: Any, lr: float) -> None:
