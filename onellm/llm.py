@@ -17,7 +17,7 @@ from onellm.text import HFText, TextTokenizer
 
 def load_llm(
     source: str | Path, *, dtype: torch.dtype = torch.float32
-) -> tuple[nn.Module, TextTokenizer]:
+) -> tuple[Any, TextTokenizer]:
     """Load any Hugging Face causal LM and its tokenizer.
 
     Args:
