@@ -12,13 +12,13 @@ $(BIN)/.installed: setup.py pyproject.toml
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[dev]"
 	@touch $@
 
-quickstart: $(BIN)/.installed  ## train, evaluate and report on the starter pack (half an hour)
+quickstart: $(BIN)/.installed  ## train, evaluate and report on the starter pack
 	$(BIN)/onellm quickstart --out quickstart
 
-smoke: $(BIN)/.installed  ## the same in miniature (four minutes)
+smoke: $(BIN)/.installed  ## the same in miniature
 	$(BIN)/onellm quickstart --preset smoke --out quickstart-smoke --no-resume
 
-test: $(BIN)/.installed  ## the test suite (six minutes on two cores)
+test: $(BIN)/.installed  ## the test suite
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(BIN)/.installed  ## full-width checks
