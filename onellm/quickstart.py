@@ -263,10 +263,16 @@ def _without(config: TrainConfig, missing: set[str]) -> TrainConfig | None:
         targets = tuple(t for t in copied.targets if t not in missing)
         usable = targets and copied.source not in missing
         copied = copied.model_copy(update={"targets": targets}) if usable else None
+    fitted = stage.fit_output
+    if fitted is not None:
+        names = tuple(m for m in fitted.modalities if m not in missing)
+        fitted = fitted.model_copy(update={"modalities": names}) if names else None
     weights = {m: w for m, w in config.data.weights.items() if m not in missing}
     return config.model_copy(
         update={
-            "stage": stage.model_copy(update={"modalities": here, "copy_path": copied}),
+            "stage": stage.model_copy(
+                update={"modalities": here, "copy_path": copied, "fit_output": fitted}
+            ),
             "data": config.data.model_copy(update={"weights": weights}),
         }
     )

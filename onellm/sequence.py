@@ -25,3 +25,15 @@ class TokenSeq:
     mask_BN: Tensor
     grid: tuple[int, ...]
     modality: str
+
+    def blend(self, other_B: Tensor, own_B: Tensor) -> TokenSeq:
+        """Each sample mixed with another one of the batch (mixup: Zhang et al., ICLR 2018).
+
+        Args:
+            other_B: for each sample, the index of the other one; shape (B,), int64.
+            own_B: share 0..1 that a sample keeps of itself; shape (B,).
+        """
+        x_BND = self.x_BND * self.mask_BN[..., None]
+        own_B11 = own_B.to(x_BND.dtype)[:, None, None]
+        x_BND = own_B11 * x_BND + (1 - own_B11) * x_BND[other_B]
+        return TokenSeq(x_BND, self.mask_BN | self.mask_BN[other_B], self.grid, self.modality)

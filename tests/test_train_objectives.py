@@ -14,14 +14,16 @@ from onellm.data.loader import Batch, Example, Medium
 from onellm.errors import BadInput
 from onellm.model import OneLLM
 from onellm.prompts import encode_example
+from onellm.sequence import TokenSeq
 from onellm.train.config import ContrastiveConfig, StageConfig
-from onellm.train.media import FrozenStore
+from onellm.train.media import FrozenStore, encode_groups
 from onellm.train.objectives import (
     Contrastive,
     LanguageModelling,
     build_objective,
     has_plain_head,
 )
+from onellm.train.regression import embed_texts
 from onellm.train.trainables import select
 
 TEXT = tiny_text()
@@ -125,8 +127,8 @@ def test_contrastive_counts_same_texts_as_positives(model):
     batch = [example(model, ("image",), "a chair", s) for s in (1, 2)]
     batch.append(example(model, ("image",), "a lamp", 3))
     media_BD = torch.randn(3, 32)
-    loss_B = objective._loss(media_BD, [e.answer for e in batch])
-    logits_BK = objective.head(media_BD, objective._embed(["a chair", "a lamp"]))
+    loss_B = objective._loss(media_BD, [e.answer for e in batch], torch.eye(3))
+    logits_BK = objective.head(media_BD, embed_texts(model, ["a chair", "a lamp"]))
     # A picture of a chair has both chairs' text as its one right answer among two texts …
     to_text = -logits_BK.log_softmax(1)[0, 0]
     # … and the text has each chair in turn as its right answer among three pictures.
@@ -142,6 +144,40 @@ def test_contrastive_keeps_modalities_apart(model):
     together = objective([images[0], motions[0], images[1], motions[1]]).sums_B
     apart = torch.cat([objective(images).sums_B, objective(motions).sums_B])
     torch.testing.assert_close(together[[0, 2, 1, 3]], apart, rtol=1e-5, atol=1e-6)
+
+
+def test_mixup_shares_features_and_texts_alike(model):
+    objective = _contrastive(model)
+    objective.mixup = 0.5
+    batch = [example(model, ("image",), t, s) for s, t in enumerate(("a chair", "a lamp", "a mat"))]
+    (group,) = encode_groups(model, batch, None)
+    torch.manual_seed(0)
+    media_BD, share_BB = objective._media(group)
+    assert torch.allclose(share_BB.sum(1), torch.ones(3))
+    assert not torch.equal(share_BB, torch.eye(3))
+    x_BND = torch.einsum("bc,cnd->bnd", share_BB, group.features.x_BND)
+    features = TokenSeq(x_BND, group.features.mask_BN, group.features.grid, "image")
+    torch.testing.assert_close(media_BD, model.projector.mix(features).mean(1))
+    # A sample that is half a chair and half a lamp has the mean of both losses.
+    texts = [item.answer for item in batch]
+    half_BB = torch.tensor([[0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]])
+    lamp_BB = torch.tensor([[0.0, 1, 0], [0, 1, 0], [0, 0, 1]])
+    chair, lamp, half = (
+        objective._loss(media_BD, texts, share)[0] for share in (torch.eye(3), lamp_BB, half_BB)
+    )
+    assert half.item() == pytest.approx((chair + lamp).item() / 2, rel=1e-5)
+    objective.eval()
+    assert torch.equal(objective._media(group)[1], torch.eye(3))
+
+
+def test_blending_treats_padding_as_nothing():
+    x_BND = torch.tensor([[[2.0], [4.0]], [[6.0], [100.0]]])
+    mask_BN = torch.tensor([[True, True], [True, False]])
+    mixed = TokenSeq(x_BND, mask_BN, (2,), "imu").blend(
+        torch.tensor([1, 0]), torch.tensor([0.25, 1.0])
+    )
+    assert mixed.x_BND.flatten().tolist() == [5.0, 1.0, 6.0, 0.0]
+    assert mixed.mask_BN.all()
 
 
 def test_contrastive_leaves_the_way_to_the_llm_alone(model):

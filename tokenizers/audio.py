@@ -86,6 +86,7 @@ class Audio(Modality):
     kernel: Extent = 16
     stride: Extent = 10
     time_shift: float = Field(default=0.1, ge=0, le=1)
+    frequency_shift: float = Field(default=0.0, ge=0, lt=1)
     frequency_mask: float = Field(default=0.375, ge=0, le=1)
     time_mask: float = Field(default=0.1875, ge=0, le=1)
 
@@ -146,14 +147,16 @@ class Audio(Modality):
         return AudioTokenizer(width, self.kernel, self.stride)
 
     def augment(self, signal: Tensor, generator: torch.Generator) -> Tensor:
-        """Circular shift in time, then one frequency and one time mask (SpecAugment).
+        """Circular shift in time, shift in frequency, one mask in each (SpecAugment).
 
         Args:
             signal: (1, bins, frames).
             generator: the only source of randomness.
         """
-        u = torch.rand(5, generator=generator).tolist()
+        u = torch.rand(6, generator=generator).tolist()
         signal = signal.roll(round((2 * u[0] - 1) * self.time_shift * self.frames), dims=-1)
+        up = round((2 * u[5] - 1) * self.frequency_shift * self.bins)
+        signal = signal[:, (torch.arange(self.bins) - up).clamp(0, self.bins - 1)]
         # Masks hold what published masks hold: zero log energy before normalisation.
         blank = -_MEAN / (2 * _STD)
         height, length = (

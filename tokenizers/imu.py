@@ -49,14 +49,15 @@ class ImuTokenizer(nn.Module):
     Args:
         width: D.
         kernel: samples that one token sees.
+        stride: samples from one token to the next.
     """
 
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, width: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(_CHANNELS, width, kernel, bias=False)
+        self.conv = nn.Conv1d(_CHANNELS, width, kernel, stride, bias=False)
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Tokenize (B, 6, steps) to (B, L, D), L = steps - kernel + 1."""
+        """Tokenize (B, 6, steps) to (B, L, D), L = (steps - kernel) // stride + 1."""
         x_BDL: Tensor = self.conv(signal.to(self.conv.weight.dtype))
         return x_BDL.transpose(1, 2)
 
@@ -74,6 +75,7 @@ class Imu(Modality):
         steps: samples of the model's input.
         rate_hz: sampling rate of the model's input in Hz.
         kernel: samples that one token sees.
+        stride: samples from one token to the next; published 1.
         standardise: bring each channel of each recording to mean 0 and standard deviation 1.
         channel_mean: subtracted from the channels (before ``standardise``).
         channel_std: divides the channels.
@@ -90,6 +92,7 @@ class Imu(Modality):
     steps: int = Field(default=400, ge=10, le=100_000)
     rate_hz: float = Field(default=200.0, ge=_RATE_LOW_HZ, le=_RATE_HIGH_HZ)
     kernel: int = Field(default=10, ge=1, le=10)
+    stride: int = Field(default=1, ge=1, le=10)
     standardise: bool = False
     channel_mean: SixNumbers = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     channel_std: SixNumbers = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -153,7 +156,7 @@ class Imu(Modality):
         Args:
             width: D.
         """
-        return ImuTokenizer(width, self.kernel)
+        return ImuTokenizer(width, self.kernel, self.stride)
 
     def augment(self, signal: Tensor, generator: torch.Generator) -> Tensor:
         """Scale all channels by one factor and add noise.

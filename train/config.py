@@ -68,16 +68,33 @@ class CopyPath(StrictModel):
     targets: tuple[str, ...] = Field(min_length=1)
 
 
+class FitOutput(StrictModel):
+    """Start the last projection from a ridge regression onto word embeddings; ours.
+
+    Attributes:
+        modalities: whose ``projector.proj_out`` is set.
+        target: which text of a sample its soft tokens are brought near.
+        ridge: strength, as a share of the mean variance of the mixed queries.
+    """
+
+    modalities: tuple[str, ...] = Field(min_length=1)
+    target: Target = "answer"
+    ridge: PositiveFloat = 0.01
+
+
 class ContrastiveConfig(StrictModel):
     """The head of the contrastive objective; it is dropped after its stage.
 
     Attributes:
         width: of the space in which media and texts are compared.
         temperature: where the learned temperature starts.
+        mixup: a of the Beta(a, a) distribution from which the share is drawn that a sample's
+            features keep of themselves when they are mixed with another one's; 0 for no mixing.
     """
 
     width: PositiveInt = 128
     temperature: PositiveFloat = 0.07
+    mixup: float = Field(default=0.0, ge=0)
 
 
 class ClipConfig(StrictModel):
@@ -110,6 +127,7 @@ class StageConfig(StrictModel):
         trainable: globs over parameter names; ``{modality}`` stands for each of ``modalities``.
             Everything else is frozen, and a glob that matches nothing is an error.
         copy_path: applied once, before the first step.
+        fit_output: applied once, before the first step and behind ``copy_path``.
         active_experts: how many experts run; left out, all of them.
         frozen: what is computed once instead of every step: ``"features"`` of the encoder for
             modalities whose tokenizer is frozen, ``"soft"`` tokens where the projector is
@@ -126,6 +144,7 @@ class StageConfig(StrictModel):
     modalities: tuple[str, ...] = Field(min_length=1)
     trainable: tuple[str, ...] = Field(min_length=1)
     copy_path: CopyPath | None = None
+    fit_output: FitOutput | None = None
     active_experts: PositiveInt | None = None
     frozen: Literal["none", "features", "soft"] = "none"
     frozen_views: NonNegativeInt = 0

@@ -35,6 +35,7 @@ from onellm.train.loop import Run, train
 from onellm.train.media import FrozenStore
 from onellm.train.metrics import Callback, MetricsLog, Progress
 from onellm.train.objectives import Objective, build_objective
+from onellm.train.regression import fit_output
 from onellm.train.trainables import select
 
 
@@ -144,11 +145,19 @@ def prepare(
     model.train()
     select(model, stage.trainable, stage.modalities)
     samples = read_samples(config.data, model, stage.modalities)
+    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
+    reader = SignalReader(model.modalities, config.data.keep_megabytes)
+    faults = Faults(config.data.faults)
+    if stage.fit_output is not None and checkpoints.newest() is None:
+        views = stage.frozen_views if config.data.augment else 0
+        fit_output(
+            *(model, stage.fit_output, samples, reader, faults), views=views, seed=config.seed
+        )
     parts, kept = build_parts(config.data, model, samples)
     texts = [sample.turns[-1][1] for part in kept for sample in part]
     objective = build_objective(model, stage, texts, config.seed)
     engine = build_engine(objective, config, place)
-    loader = _loader(config, model, parts, kept)
+    loader = _loader(config, model, parts, kept, reader, faults)
     _fill_store(config, objective, loader, samples, progress)
     for part in (model.encoder, model.projector, model.llm):
         if not any(parameter.requires_grad for parameter in part.parameters()):
@@ -156,7 +165,6 @@ def prepare(
     steps = config.length.steps or max(
         1, round((config.length.epochs or 1) * loader.order.epoch_length / config.batch.size)
     )
-    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
     start = _resume(config, engine, checkpoints)
     try:
         metrics = MetricsLog(Path(config.out) / "metrics.jsonl", start, enabled=place.rank == 0)
@@ -172,7 +180,8 @@ def _silent(progress: Progress) -> None:
 def _check_modalities(config: TrainConfig, model: OneLLM) -> None:
     copied = config.stage.copy_path
     named = [*config.stage.modalities, *((copied.source, *copied.targets) if copied else ())]
-    for name in named:
+    fitted = config.stage.fit_output
+    for name in [*named, *(fitted.modalities if fitted else ())]:
         if name not in model.modalities:
             hint = did_you_mean(name, model.modalities)
             raise ConfigError(f"stage: the model has no modality {name!r}.{hint}")
@@ -230,7 +239,12 @@ def build_parts(
 
 
 def _loader(
-    config: TrainConfig, model: OneLLM, parts: list[Part], kept: list[list[Sample]]
+    config: TrainConfig,
+    model: OneLLM,
+    parts: list[Part],
+    kept: list[list[Sample]],
+    reader: SignalReader,
+    faults: Faults,
 ) -> Loader:
     if model.text is None:
         raise ConfigError(f"{config.model}: the model has no text tokenizer to train with")
@@ -241,8 +255,8 @@ def _loader(
         kept,
         order,
         partial(encode_example, model.text, model.config.prompt_format),
-        SignalReader(model.modalities, config.data.keep_megabytes),
-        faults=Faults(config.data.faults),
+        reader,
+        faults=faults,
         augment=config.data.augment,
         max_tokens=config.data.max_tokens,
     )

@@ -18,6 +18,7 @@ from onellm.data.loader import Batch, SignalReader, medium_key, view_key
 from onellm.data.order import stable_hash
 from onellm.data.sample import Sample
 from onellm.errors import ConfigError
+from onellm.modality import Modality
 from onellm.model import OneLLM
 from onellm.sequence import TokenSeq
 
@@ -93,22 +94,18 @@ class FrozenStore:
         names = [name for name in self.modalities if name in samples]
         total, done = sum(len(samples[name]) for name in names), 0
         for name in names:
-            for chunk in _same_shape(samples[name], name, reader, faults, batch):
+            modality = self.model.modality(name)
+            for chunk in same_shape(samples[name], name, reader, faults, batch):
                 for view in range(self.views + 1):
-                    signals = torch.stack([self._vary(name, *item, view) for item in chunk])
+                    signals = torch.stack(
+                        [vary(modality, *item, view, self.seed) for item in chunk]
+                    )
                     keys = [view_key(key, view) for key, _ in chunk]
                     self._keep(keys, self._compute(name, signals))
                 done += len(chunk)
                 progress(done, total)
         self.model.train(training)
         progress(total, total)
-
-    def _vary(self, name: str, key: str, signal: Tensor, view: int) -> Tensor:
-        """View 0 is the signal itself."""
-        if not view:
-            return signal
-        generator = torch.Generator().manual_seed(stable_hash(self.seed, key, view) >> 1)
-        return self.model.modality(name).augment(signal, generator)
 
     def _compute(self, name: str, signals: Tensor) -> Tensor:
         frames = self.model.frame_features(name, signals)
@@ -143,10 +140,34 @@ def _is_frozen(model: OneLLM, name: str, level: str) -> bool:
     )
 
 
-def _same_shape(
+def vary(modality: Modality, key: str, signal: Tensor, view: int, seed: int) -> Tensor:
+    """One of a signal's random variations, always the same one for a view and seed.
+
+    Args:
+        modality: augments it.
+        key: of the medium.
+        signal: as the modality loads it; left as it is.
+        view: 0 for the signal itself.
+        seed: of all variations.
+    """
+    if not view:
+        return signal
+    generator = torch.Generator().manual_seed(stable_hash(seed, key, view) >> 1)
+    return modality.augment(signal, generator)
+
+
+def same_shape(
     samples: Sequence[Sample], name: str, reader: SignalReader, faults: Faults, size: int
 ) -> Iterator[list[tuple[str, Tensor]]]:
-    """Runs of at most ``size`` signals of one shape, in the order of the samples."""
+    """Runs of at most ``size`` signals of one shape with their keys, in the samples' order.
+
+    Args:
+        samples: media of other modalities are passed over.
+        name: the modality.
+        reader: reads signals.
+        faults: policy for broken samples; skipped ones are left out.
+        size: longest run.
+    """
     chunk: list[tuple[str, Tensor]] = []
     for sample in samples:
         for position, (modality, source) in enumerate(sample.media):

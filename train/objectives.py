@@ -22,7 +22,8 @@ from onellm.errors import BadInput, ConfigError
 from onellm.model import OneLLM
 from onellm.splice import IGNORED, Spliced
 from onellm.train.config import ContrastiveConfig, StageConfig
-from onellm.train.media import FrozenStore, encode_groups
+from onellm.train.media import FrozenStore, MediaGroup, encode_groups
+from onellm.train.regression import embed_texts
 
 
 @dataclass
@@ -256,56 +257,49 @@ class Contrastive(OneMedium):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = ContrastiveHead(model.projector.config.width, table_VD.shape[1], config)
-        self.head = head.to(table_VD.device)
+        self.head, self.mixup = head.to(table_VD.device), config.mixup
         different = sorted(set(texts))
-        self.head.centre = self._embed(different).mean(0).to(self.head.centre)
+        self.head.centre = embed_texts(self.model, different).mean(0).to(self.head.centre)
 
     def forward(self, batch: Batch) -> Losses:
         """Mean of both directions of InfoNCE, summed over samples."""
         self.counts(batch)
-        media_BD, members = self._media(batch)
-        loss_B = torch.zeros(len(batch), device=media_BD.device)
-        for rows in members:
+        loss_B = torch.zeros(len(batch), device=self.head.log_scale.device)
+        parts: dict[str, list[tuple[list[int], Tensor, Tensor]]] = {}
+        for group in encode_groups(self.model, batch, self.store):
+            rows = [b for b, _ in group.places]
+            parts.setdefault(group.modality, []).append((rows, *self._media(group)))
+        for name in parts:
+            rows = [b for part, _, _ in parts[name] for b in part]
+            index = torch.tensor(rows, device=loss_B.device)
+            media_BD = torch.cat([media for _, media, _ in parts[name]])
+            share_BB = torch.block_diag(*(share for _, _, share in parts[name]))
             texts = [batch[b].answer for b in rows]
-            index = torch.tensor(rows, device=media_BD.device)
-            loss_B = loss_B.index_copy(0, index, self._loss(media_BD[index], texts))
+            loss_B = loss_B.index_copy(0, index, self._loss(media_BD, texts, share_BB))
         return Losses(loss_B.sum() + self.idle(batch), loss_B.detach())
 
-    def _media(self, batch: Batch) -> tuple[Tensor, list[list[int]]]:
-        """One vector per sample (B, D), and the samples of each modality."""
-        vectors: list[Tensor] = [torch.empty(0)] * len(batch)
-        members: dict[str, list[int]] = {}
-        for group in encode_groups(self.model, batch, self.store):
-            if group.features is None:
-                raise ConfigError("stage.frozen=soft does not fit the contrastive objective")
-            mixed_BD = self.model.projector.mix(group.features).mean(1)
-            for (b, _), vector_D in zip(group.places, mixed_BD, strict=True):
-                vectors[b] = vector_D
-                members.setdefault(group.modality, []).append(b)
-        return torch.stack(vectors), list(members.values())
+    def _media(self, group: MediaGroup) -> tuple[Tensor, Tensor]:
+        """Vectors of a group (B, D), and the share (B, B) of each sample's text in each."""
+        if group.features is None:
+            raise ConfigError("stage.frozen=soft does not fit the contrastive objective")
+        features, count = group.features, len(group.places)
+        share_BB = torch.eye(count, device=features.x_BND.device)
+        if self.mixup and self.training and count > 1:
+            beta = torch.distributions.Beta(self.mixup, self.mixup)
+            own_B = beta.sample((count,)).to(share_BB)
+            other_B = torch.randperm(count, device=share_BB.device)
+            share_BB = torch.diag(own_B) + (1 - own_B)[:, None] * share_BB[other_B]
+            features = features.blend(other_B, own_B)
+        return self.model.projector.mix(features).mean(1), share_BB
 
-    def _loss(self, media_BD: Tensor, texts: Sequence[str]) -> Tensor:
+    def _loss(self, media_BD: Tensor, texts: Sequence[str], share_BB: Tensor) -> Tensor:
         different = list(dict.fromkeys(texts))
         which_B = torch.tensor([different.index(t) for t in texts], device=media_BD.device)
-        logits_BK = self.head(media_BD, self._embed(different))
-        to_text_B = functional.cross_entropy(logits_BK, which_B, reduction="none")
+        target_BK = share_BB @ functional.one_hot(which_B, len(different)).to(share_BB)
+        logits_BK = self.head(media_BD, embed_texts(self.model, different))
         # From a text to its media: each of its samples in turn is the positive.
-        log_p_BK = logits_BK.log_softmax(0)
-        to_media_B = -log_p_BK.gather(1, which_B[:, None])[:, 0]
-        return (to_text_B + to_media_B) / 2
-
-    @torch.no_grad()
-    def _embed(self, texts: Sequence[str]) -> Tensor:
-        """Mean input embedding of each text's tokens (K, D_llm)."""
-        table: nn.Module = self.model.llm.get_input_embeddings()
-        if self.model.text is None:
-            raise ConfigError("the model has no text tokenizer")
-        device = next(table.parameters()).device
-        rows = []
-        for text in texts:
-            ids, _ = self.model.text.encode(text)
-            rows.append(table(torch.tensor(ids, device=device)).float().mean(0))
-        return torch.stack(rows)
+        log_p_BK = logits_BK.log_softmax(1) + logits_BK.log_softmax(0)
+        return -(target_BK * log_p_BK).sum(1) / 2
 
 
 def build_objective(
