@@ -139,8 +139,9 @@ class PlainEngine:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of a loss."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Add the gradient of a loss; one that reaches no trained parameter has none."""
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float) -> float:
         """Clip, update, forget the gradients; returns the gradient's norm."""

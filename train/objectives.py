@@ -50,12 +50,14 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         store: outputs of frozen parts, if the stage keeps them.
+        in_step: whether other devices wait for every gradient of this one.
     """
 
     def __init__(self, model: OneLLM) -> None:
         super().__init__()
         self.model = model
         self.store: FrozenStore | None = None
+        self.in_step = False
 
     @abstractmethod
     def counts(self, batch: Batch) -> list[int]:
@@ -81,8 +83,11 @@ class Objective(nn.Module, ABC):
         """Zero, with a gradient of zero for every trained parameter the batch does not reach.
 
         Devices reduce gradients parameter by parameter; one that has none for the audio
-        tokenizer, because it drew no audio, would wait for ever or reduce the wrong ones.
+        tokenizer, because it drew no audio, would wait for ever or reduce the wrong ones. One
+        process alone need not pay for that.
         """
+        if not self.in_step:
+            return torch.zeros((), device=self.model.device)
         drawn = {medium.modality for example in batch for medium in example.media}
         absent = set(self.model.modalities) - drawn
         idle = [

@@ -89,6 +89,7 @@ class DeepSpeedEngine:
         self.rank, self.world = place.rank, place.world
         device = pick_device(place.local_rank)
         self.objective: Objective = objective.to(device)
+        self.objective.in_step = True
         self.trained = objective.trained()
         self.engine, *_ = deepspeed.initialize(
             model=objective,
