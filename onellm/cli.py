@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -283,6 +284,69 @@ def _line_reader() -> Callable[[], str]:
     with suppress(ImportError):
         import readline  # noqa: F401 - gives input() its history
     return lambda: input("> ")
+
+
+# -- weights ------------------------------------------------------------------------------------
+
+
+class Format(StrEnum):
+    """What `convert` writes."""
+
+    onellm = "onellm"
+    published = "published"
+
+
+class Kind(StrEnum):
+    """Types of weights on disk."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+@app.command(
+    **_help(
+        "Convert published weights to this library's format, or back.",
+        "onellm convert OneLLM-7B/consolidated.00-of-01.pth models/onellm-7b",
+        "onellm convert OneLLM-7B-hf models/onellm-7b --dtype float16",
+        "onellm convert models/mine published/mine --to published",
+        more="SOURCE is a .pth file, a folder of .sN.pth parts or model-parallel shards beside "
+        "params.json, or a saved model. One file is in memory at a time.",
+    )
+)
+def convert(
+    source: Annotated[Path, typer.Argument(help="What to read.")],
+    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    to: Annotated[Format, typer.Option(help="What to write.")] = Format.onellm,
+    dtype: Annotated[Kind | None, typer.Option(help="Of the weights; as they are.")] = None,
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of the vision tower, such as heads=16."),
+    ] = None,
+) -> None:
+    """Run :mod:`onellm.convert` and list what was written."""
+    with _manners():
+        import torch
+
+        from onellm.config import apply_overrides
+        from onellm.convert import from_published, to_published
+        from onellm.progress import watch
+
+        kind = getattr(torch, dtype) if dtype else None
+        with watch() as progress:
+            if to is Format.published:
+                done = to_published(source, target, dtype=kind, progress=progress)
+            else:
+                sizes = apply_overrides({}, clip or [])
+                done = from_published(source, target, clip=sizes, dtype=kind, progress=progress)
+    for file, size in done.files:
+        typer.echo(f"{size / 1e6:12,.1f} MB  {file}")
+    if done.dropped:
+        typer.echo(f"dropped, since nothing reads them: {', '.join(done.dropped)}")
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    total = sum(size for _, size in done.files) / 1e6
+    typer.echo(f"{done.tensors} weights, {done.parameters:,} parameters, {total:,.1f} MB: {target}")
 
 
 # -- looking ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from onellm.projection.upm import UPM, UPMConfig
 from onellm.prompts import get_format
 from onellm.registry import get_modality, modality_classes
 from onellm.sequence import TokenSeq
+from onellm.slots import real_parameters
 from onellm.splice import Insertion, Spliced, splice
 from onellm.text import TextTokenizer
 
@@ -69,6 +70,8 @@ class OneLLM(nn.Module):
         super().__init__()
         get_format(config.prompt_format)
         self.text = text
+        # One entry per finished stage: its name and the parameters that it trained.
+        self.history: list[dict[str, Any]] = []
         self.modalities: dict[str, Modality] = {
             (modality := get_modality(name, **options)).name: modality
             for name, options in config.modalities.items()
@@ -89,7 +92,8 @@ class OneLLM(nn.Module):
         self.projector = UPM(config.projector, self.modalities, width, llm_width)
         # Published tags start uniform in [0, 1), some 25 times the size of the LLM's embeddings
         # (spec §1.2); ours start at that size.
-        scale = float(table_VD.detach().float().std()) if table_VD.numel() else 0.02
+        known = table_VD.numel() and not table_VD.is_meta
+        scale = float(table_VD.detach().float().std()) if known else 0.02
         self.tags: Any = nn.ModuleDict(
             {
                 side: nn.ParameterDict(
@@ -101,12 +105,16 @@ class OneLLM(nn.Module):
 
     def _add_tokenizer(self, name: str, modality: Modality, width: int) -> None:
         """Build a modality's tokenizer and count its tokens by running it on an empty signal."""
-        built = modality.build_tokenizer(width)
-        if built is not None:
-            self.tokenizers[name] = built
+        with real_parameters():  # it runs right now; few would without weights
+            built = modality.build_tokenizer(width)
         example = modality.example()
         with torch.no_grad():
-            tokens = self._tokenizer(name)(example if modality.frame_axis else example[None])
+            x = example if modality.frame_axis else example[None]
+            if built is not None:
+                tokens = built(x)
+                self.tokenizers[name] = built
+            else:
+                tokens = self.encoder.patch_tokenizer(x.to(self.encoder.visual.conv1.weight.device))
         if modality.frame_axis and modality.frame_reduce == "gated":
             # Noise tells the frames apart; around 1 the reduction starts near the plain mean.
             self.frames[name] = nn.Parameter(1 + torch.randn(len(example), width))
@@ -368,35 +376,65 @@ class OneLLM(nn.Module):
     def from_official(
         cls,
         checkpoint: str | Path | Mapping[str, Tensor],
-        params: Mapping[str, Any],
+        params: Mapping[str, Any] | None = None,
         clip: Mapping[str, Any] | None = None,
         text: TextTokenizer | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
     ) -> OneLLM:
         """Load published weights; see :func:`onellm.official.load_official`."""
         from onellm.official import load_official
 
-        return load_official(checkpoint, params, clip or {}, text)
+        return load_official(checkpoint, params, clip, text, dtype=dtype, device=device)
+
+    @classmethod
+    def from_parts(
+        cls, llm: str | Path, encoder: str = "ViT-L-14/openai", **options: Any
+    ) -> OneLLM:
+        """An untrained model around an LLM and a vision tower; see :func:`onellm.parts.assemble`.
+
+        Example:
+            >>> model = OneLLM.from_parts("HuggingFaceTB/SmolLM2-135M-Instruct", "ViT-B-16/openai")
+        """
+        from onellm.parts import assemble
+
+        return assemble(llm, encoder, **options)
 
     @classmethod
     def from_pretrained(
         cls,
         path_or_hub_id: str | Path,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> OneLLM:
         """Load a saved model; see :func:`onellm.checkpoint.load_pretrained`."""
         from onellm.checkpoint import load_pretrained
 
         return load_pretrained(path_or_hub_id, device=device, dtype=dtype)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Write config, weights and tokenizer; see :func:`onellm.checkpoint.save_pretrained`."""
         from onellm.checkpoint import save_pretrained
 
-        save_pretrained(self, folder)
+        save_pretrained(self, folder, **options)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> None:
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub."""
+    def push_to_hub(self, repo_id: str, *, private: bool = False, **options: Any) -> None:
+        """Upload what :meth:`save_pretrained` writes; see :func:`onellm.checkpoint.push_to_hub`."""
         from onellm.checkpoint import push_to_hub
 
-        push_to_hub(self, repo_id, private=private)
+        push_to_hub(self, repo_id, private=private, **options)
+
+    def save_additions(
+        self, folder: str | Path, modalities: Iterable[str] = (), *, lora: bool = False
+    ) -> None:
+        """Write modalities or a LoRA alone; see :func:`onellm.additions.save_additions`."""
+        from onellm.additions import save_additions
+
+        save_additions(self, folder, modalities, lora=lora)
+
+    def with_additions(self, folder: str | Path, *, strict: bool = True) -> OneLLM:
+        """This model and saved additions; see :func:`onellm.additions.load_additions`."""
+        from onellm.additions import load_additions
+
+        return load_additions(self, folder, strict=strict)

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,12 +67,14 @@ def run_training(
         CheckpointError: a model or checkpoint that cannot be read, written or continued.
     """
     place = place_from_environment()
-    model = model or OneLLM.from_pretrained(config.model)
+    model = model or OneLLM.from_pretrained(config.model, dtype=torch.float32)
     run, start = prepare(config, model, place, progress if place.rank == 0 else None)
     out = Path(config.out)
     if place.rank == 0:
         _write_config(out, config)
     train(run, start)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    record_stage(model, config.stage.name, trained)
     if place.rank == 0:
         finished = run.engine.objective.model
         finished.projector.active_experts = finished.config.projector.experts
@@ -106,12 +108,27 @@ def load_finished(config: TrainConfig, model: OneLLM) -> bool:
         model.copy_path(config.stage.copy_path.source, config.stage.copy_path.targets)
     tensors = checkpoints.load(newest).tensors
     own = dict(model.named_parameters())
+    trained = []
     with torch.no_grad():
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             if kind == "parameter" and name in own:
                 own[name].copy_(value)
+                trained.append(name)
+    record_stage(model, config.stage.name, trained)
     return True
+
+
+def record_stage(model: OneLLM, stage: str, trained: Iterable[str]) -> None:
+    """Note a finished stage in what is saved with the model.
+
+    Args:
+        model: the model; a stage run again, or prolonged, is noted once, as the last.
+        stage: its name.
+        trained: names of the parameters that it trained.
+    """
+    model.history = [entry for entry in model.history if entry["stage"] != stage]
+    model.history.append({"stage": stage, "trained": sorted(trained)})
 
 
 def place_from_environment() -> Place:
