@@ -39,7 +39,9 @@ REQUIRED = [
 ]
 EXTRAS = {
     "lora": ["peft>=0.12"],
+    "quant": ["torchao>=0.18"],
     "dev": [
+        "torchao>=0.18",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "hypothesis>=6.100",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ import typer
 
 import onellm
 from onellm.errors import ConfigError, OneLLMError
+from onellm.questions import options_in_order
 
 if TYPE_CHECKING:
     from onellm.model import OneLLM
@@ -133,10 +134,16 @@ def train(
 
 Model = Annotated[str, typer.Option(help="Folder of a saved model, or a hub id.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; by default the GPU if any.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
+Bits = Annotated[
+    int, typer.Option(help="8 or 4: the LLM's weights take a half or a quarter of bfloat16's room.")
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass, with a temperature.")]
 Seed = Annotated[int, typer.Option(help="Of sampling.")]
+Beams = Annotated[int, typer.Option(min=1, help="Answers that beam search follows at a time.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="How many at a time; changes no answer.")]
 
 
 @app.command(
@@ -147,9 +154,12 @@ Seed = Annotated[int, typer.Option(help="Of sampling.")]
         'onellm generate --model DIR "What do you hear?" --audio clip.flac',
         'onellm generate --model DIR "Do they match?" --image dog.jpg --audio dog.wav',
         'onellm generate --model DIR "What is this?" --depth rgb.jpg+map.png',
+        'onellm generate --model DIR "What is this?" --each --image a.jpg --image b.jpg',
+        "onellm generate --model DIR --jsonl questions.jsonl --out answers.jsonl",
         "onellm show audio        (the files a modality reads)",
         more="Each file has its modality in front of it; their order is kept. Without a prompt "
-        "the last file's caption prompt is asked.",
+        "the last file's caption prompt is asked. A line of a JSONL file is such as "
+        '{"prompt": "What is it?", "media": [["image", "dog.jpg"]]}.',
     ),
 )
 def generate(
@@ -158,67 +168,90 @@ def generate(
         list[str] | None,
         typer.Argument(metavar="PROMPT --MODALITY FILE", show_default=False),
     ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Ask about each file by itself; prints JSONL.")
+    ] = False,
+    jsonl: Annotated[str, typer.Option(help="Ask the questions of a file; - reads them.")] = "",
+    out: Annotated[Path | None, typer.Option(help="JSONL file of answers.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Note files that cannot be read, and go on.")
+    ] = False,
+    batch_size: BatchSize = 8,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
+    beams: Beams = 1,
     seed: Seed = 0,
     device: Device = "",
+    dtype: Dtype = "float32",
+    bits: Bits = 0,
 ) -> None:
-    """Print a model's answer as it comes."""
+    """Print a model's answer as it comes, or JSON lines of many."""
     with _manners():
-        prompt, named = media_options(words or [])
-        if prompt is None and not named:
-            raise ConfigError("nothing to answer: give a prompt, or a file such as --image FILE")
-        loaded = _load(model, device)
-        media = [(_modality(loaded, name), path) for name, path in named]
-        if prompt is None:
-            prompt = loaded.modality(media[-1][0]).caption_prompt
-        pieces = loaded.stream(
-            prompt,
-            media,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
+        from onellm import questions as asked
+
+        several = bool(each or jsonl or out)
+        questions = (
+            asked.read_questions(jsonl) if jsonl else asked.typed_questions(words or [], each)
         )
-        for piece in pieces:
+        if jsonl and words:
+            raise ConfigError("--jsonl has the questions; leave out prompt and files")
+        loaded = _load(model, device, dtype, bits)
+        for question in questions:
+            question.media = [(_modality(loaded, name), path) for name, path in question.media]
+        settings: dict[str, Any] = {
+            **{"max_new_tokens": max_new_tokens, "temperature": temperature},
+            **{"top_p": top_p, "beams": beams, "seed": seed},
+        }
+        if several:
+            how = {"batch_size": batch_size, "skip_bad": skip_bad, **settings}
+            answers = asked.answer_questions(loaded, questions, **how)
+            asked.write_lines(answers, out, typer.echo)
+            return
+        (question,) = questions
+        prompt = asked.prompt_of(loaded, question)
+        for piece in loaded.stream(prompt, question.media, **settings):
             typer.echo(piece, nl=False)
         typer.echo()
 
 
-def media_options(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
-    """Sort out a prompt and ``--<modality> FILE`` options, in any order.
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    **_help(
+        "Turn files into vectors for retrieval.",
+        "onellm embed --model DIR *.flac -o sounds.npz",
+        "onellm embed --model DIR --image dog.jpg --audio dog.wav -o dog.npz",
+        more="The .npz holds vectors (files x width), files and modalities; of normalised vectors, "
+        "dot products are cosines. A file of a type that several modalities read needs "
+        "--MODALITY in front of it.",
+    ),
+)
+def embed(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .npz file to write.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="FILES --MODALITY FILE", show_default=False)
+    ] = None,
+    normalize: Annotated[bool, typer.Option(help="Divide vectors by their length.")] = True,
+    batch_size: BatchSize = 16,
+    device: Device = "",
+    dtype: Dtype = "float32",
+) -> None:
+    """Run :func:`onellm.vectors.embed_files` and write what it gives."""
+    with _manners():
+        given = list(options_in_order(words or []))
+        if not given:
+            raise ConfigError("no files to embed")
+        from onellm.vectors import embed_files, modality_of, save_vectors
 
-    Args:
-        words: arguments as typed; ``--<modality>=FILE`` will do as well.
-
-    Returns:
-        the prompt, None if there is none; and (modality, file) pairs in order.
-
-    Raises:
-        ConfigError: an option without a file, or a second prompt.
-
-    Example:
-        >>> media_options(["--audio", "dog.wav", "What is it?"])
-        ('What is it?', [('audio', 'dog.wav')])
-    """
-    prompt, media = None, []
-    rest = iter(words)
-    for word in rest:
-        if word.startswith("--") and len(word) > 2:
-            name, equals, path = word[2:].partition("=")
-            file = path if equals else next(rest, "")
-            if not file or file.startswith("--"):
-                raise ConfigError(f"--{name} needs a file: --{name} FILE")
-            media.append((name, file))
-        elif prompt is None:
-            prompt = word
-        else:
-            raise ConfigError(
-                f"one prompt is asked at a time, found {prompt!r} and {word!r}; put it in quotes, "
-                "and --MODALITY in front of a file"
-            )
-    return prompt, media
+        loaded = _load(model, device, dtype)
+        files = [
+            (_modality(loaded, name) if name else modality_of(loaded, file), file)
+            for name, file in given
+        ]
+        vectors = embed_files(loaded, files, batch_size=batch_size, normalize=normalize)
+        save_vectors(out, vectors, files)
+    typer.echo(f"{len(files)} vectors of {vectors.shape[1]} numbers: {out}")
 
 
 def _modality(model: OneLLM, name: str) -> str:
@@ -228,21 +261,33 @@ def _modality(model: OneLLM, name: str) -> str:
     for modality in model.modalities.values():
         if name in (modality.name, modality.published_name):
             return modality.name
-    own = ["max-new-tokens", "temperature", "top-p", "seed", "device", "model"]
+    own = ["max-new-tokens", "temperature", "top-p", "seed", "device", "model", "beams", "bits"]
     hint = did_you_mean(name, [*model.modalities, *own])
     raise ConfigError(f"this model has no modality {name!r} (--{name}).{hint}")
 
 
-def _load(model: str, device: str) -> OneLLM:
+def _load(model: str, device: str, dtype: str, bits: int = 0) -> OneLLM:
     import torch
 
+    from onellm.spelling import did_you_mean
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise ConfigError(f"unknown --dtype {dtype}.{did_you_mean(dtype, kinds)}")
+    if bits not in (0, 4, 8):
+        raise ConfigError(f"--bits {bits}: the LLM's weights can have 8 or 4")
     if not device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return onellm.OneLLM.from_pretrained(model, device=device)
+    loaded = onellm.OneLLM.from_pretrained(model, device=device, dtype=kinds[dtype])
+    if bits:
+        from onellm.quantize import quantize_llm
+
+        quantize_llm(loaded, bits)
+    return loaded
 
 
 @app.command(
@@ -250,6 +295,7 @@ def _load(model: str, device: str) -> OneLLM:
         "Talk with a model.",
         "onellm chat --model quickstart",
         "onellm chat --model DIR --temperature 0.7 --top-p 0.9",
+        "onellm chat --model DIR --dtype bfloat16 --bits 8",
         more="/help lists what can be typed; /image FILE, say, shows it a picture.",
     )
 )
@@ -260,13 +306,15 @@ def chat(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     device: Device = "",
+    dtype: Dtype = "float32",
+    bits: Bits = 0,
 ) -> None:
     """Run :func:`onellm.chat.chat` on this terminal."""
     with _manners():
         from onellm import chat as talk
 
         conversation = talk.Conversation(
-            _load(model, device),
+            _load(model, device, dtype, bits),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from onellm.config import StrictModel
+from onellm.encoded import EncodedMedia
 from onellm.encoder import Encoder, EncoderConfig
 from onellm.errors import ConfigError
 from onellm.modality import Modality
@@ -27,6 +28,9 @@ from onellm.sequence import TokenSeq
 from onellm.slots import real_parameters
 from onellm.splice import Insertion, Spliced, splice
 from onellm.text import TextTokenizer
+
+if TYPE_CHECKING:
+    from onellm.kvcache import KVPrefix
 
 Media = Sequence[tuple[str, Any]]
 
@@ -59,6 +63,10 @@ class OneLLM(nn.Module):
         llm: any Hugging Face causal LM.
         text: its tokenizer; needed for :meth:`generate` and :meth:`stream` only.
 
+    Attributes:
+        encoded: soft tokens of the media that were asked about last, found again by content in
+            evaluation mode; ``model.encoded.max_bytes = 0`` keeps none.
+
     Example:
         >>> model = OneLLM.from_pretrained("my-model")
         >>> model.generate("What do you hear?", media=[("audio", "dog.wav")])
@@ -72,6 +80,7 @@ class OneLLM(nn.Module):
         self.text = text
         # One entry per finished stage: its name and the parameters that it trained.
         self.history: list[dict[str, Any]] = []
+        self.encoded = EncodedMedia()
         self.modalities: dict[str, Modality] = {
             (modality := get_modality(name, **options)).name: modality
             for name, options in config.modalities.items()
@@ -224,6 +233,21 @@ class OneLLM(nn.Module):
         """
         return self.project(self.features(modality, x))
 
+    @torch.no_grad()
+    def embed(self, modality: str, x: Tensor, *, normalize: bool = True) -> Tensor:
+        """Signals → one vector each in the LLM's space, for retrieval: the mean of the soft tokens.
+
+        Args:
+            modality: registered or published name.
+            x: (B, …), a batch of signals.
+            normalize: divide each vector by its length, so that dot products are cosines.
+
+        Returns:
+            (B, D_llm) float32.
+        """
+        vector_BD = self.encode(modality, x).float().mean(1)
+        return nn.functional.normalize(vector_BD, dim=-1) if normalize else vector_BD
+
     def soften(self, media: Sequence[Sequence[tuple[str, Tensor]]]) -> list[list[Tensor]]:
         """Encode the media of many samples, one pass per modality and shape.
 
@@ -320,10 +344,13 @@ class OneLLM(nn.Module):
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         stop: Sequence[str] = (),
+        beams: int = 1,
+        compile: bool = False,
+        prefix: KVPrefix | None = None,
     ) -> Any:
-        """Answer one prompt, or a batch of them.
+        """Answer one prompt, or a batch of them, which gives the same answers.
 
         Args:
             prompt: a text; a conversation as a tuple of (role, text) turns; or a list of either.
@@ -333,28 +360,50 @@ class OneLLM(nn.Module):
             max_new_tokens: at most this many tokens; EOS and stop strings end earlier.
             temperature: 0 is greedy.
             top_p: keep the smallest set of tokens with this much probability.
-            seed: of the sampling; each sample of a batch has its own stream.
+            seed: of the sampling. One number gives each sample of a batch a stream of its own; a
+                list gives each the answer that it gets alone under its number.
             stop: further strings that end an answer.
+            beams: follow this many answers at a time and give the likeliest; 1 is greedy.
+            compile: run the step through ``torch.compile`` with a static cache: for GPUs, where
+                the first answer takes a minute and the others are faster.
+            prefix: of earlier turns of the same conversation, not run again; kept up to date.
 
         Returns:
             the answer, or a list of answers.
+
+        Raises:
+            BadInput: a medium cannot be read.
+            ConfigError: settings that do not go together, or a prompt beyond the LLM's context.
         """
         from onellm.generation import Decoding, answer
 
-        settings = Decoding(max_new_tokens, temperature, top_p, seed, tuple(stop))
-        return answer(self, prompt, media, settings)
+        settings = Decoding(
+            max_new_tokens, temperature, top_p, seed, tuple(stop), beams=beams, compile=compile
+        )
+        return answer(self, prompt, media, settings, prefix)
 
-    def stream(self, prompt: Any, media: Any = (), **settings: Any) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: Any,
+        media: Any = (),
+        *,
+        prefix: KVPrefix | None = None,
+        stop: Sequence[str] = (),
+        **settings: Any,
+    ) -> Iterator[str]:
         """Answer one prompt piece by piece; the pieces joined are :meth:`generate`'s answer.
 
         Args:
             prompt: a text, or a conversation as a tuple of turns.
             media: (modality, source) pairs.
+            prefix: of earlier turns of the same conversation, not run again; kept up to date.
+            stop: further strings that end an answer.
             **settings: as for :meth:`generate`.
         """
         from onellm.generation import Decoding, answer_in_pieces
 
-        return answer_in_pieces(self, prompt, media, Decoding(**settings))
+        decoding = Decoding(stop=tuple(stop), **settings)
+        return answer_in_pieces(self, prompt, media, decoding, prefix)
 
     # -- weights --------------------------------------------------------------------------
 
