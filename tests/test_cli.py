@@ -19,7 +19,7 @@ from onellm.cli import app, media_options
 from onellm.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("quickstart", "train", "generate", "chat", "ls", "show", "doctor")
+VERBS = ("quickstart", "train", "generate", "chat", "convert", "ls", "show", "doctor")
 runner = CliRunner()
 
 
