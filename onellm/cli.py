@@ -380,6 +380,8 @@ def convert(
         from onellm.convert import from_published, to_published
         from onellm.progress import watch
 
+        if clip and to is Format.published:
+            raise ConfigError("--clip describes a published checkpoint that is read, not written")
         kind = getattr(torch, dtype) if dtype else None
         with watch() as progress:
             if to is Format.published:

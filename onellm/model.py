@@ -431,11 +431,13 @@ class OneLLM(nn.Module):
         *,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
+        prompt_format: str = "published",
     ) -> OneLLM:
         """Load published weights; see :func:`onellm.official.load_official`."""
         from onellm.official import load_official
 
-        return load_official(checkpoint, params, clip, text, dtype=dtype, device=device)
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "prompt_format": prompt_format}
+        return load_official(checkpoint, params, clip, text, **options)
 
     @classmethod
     def from_parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from onellm.model import OneLLMConfig
@@ -38,6 +39,7 @@ def model_card(
     """
     stored = sum(shape.numel() for shape in weights.shapes.values())
     name = llm.get("_name_or_path") or llm.get("model_type", "an LLM")
+    name = Path(name).name if Path(name).is_absolute() else name  # folders are nobody's business
     sections = [
         _HEAD,
         "# A OneLLM model\n",

@@ -40,6 +40,7 @@ def load_official(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    prompt_format: str = "published",
     advance: Callable[[int], Any] | None = None,
 ) -> OneLLM:
     """Build the published model from its weights.
@@ -56,6 +57,8 @@ def load_official(
         text: the LLM's tokenizer; left out, ``tokenizer.model`` from beside the weights, if any.
         dtype: parameter type; left out, that of the checkpoint's word embeddings.
         device: where the model goes, weight by weight.
+        prompt_format: ``"legacy"`` asks as the published demo does, without the space behind
+            ``###`` that the weights were trained with.
         advance: called with the number of weights just placed.
 
     Raises:
@@ -64,7 +67,7 @@ def load_official(
         ConfigError: ``params`` or ``clip`` lacks a setting, or has an unknown one.
     """
     weights, params, text, name = open_official(checkpoint, params, text)
-    model = build_empty(weights, params, clip or {}, text)
+    model = build_empty(weights, params, clip or {}, text, prompt_format)
     slots = Slots(model)
     table = published_table(model, weights)
     compare(table, weights, slots.shapes, f"{name} does not fit the published model")
@@ -107,6 +110,7 @@ def build_empty(
     params: Mapping[str, Any],
     clip: Mapping[str, Any],
     text: TextTokenizer | None = None,
+    prompt_format: str = "published",
 ) -> OneLLM:
     """A model of the sizes that the weights have, its parameters on the meta device.
 
@@ -115,6 +119,7 @@ def build_empty(
         params: as in ``params.json``.
         clip: settings of the vision tower.
         text: the LLM's tokenizer.
+        prompt_format: how it is asked.
     """
     shapes = weights.shapes
     absent = [k for k in ("tok_embeddings.weight", "clip.visual.proj") if k not in shapes]
@@ -135,7 +140,7 @@ def build_empty(
         encoder=_encoder(shapes, clip),
         projector=_projector(shapes, params["multiple_of"]),
         modalities=modalities,
-        prompt_format="published",
+        prompt_format=prompt_format,
     )
     with empty_parameters():
         llm = build_llama(

@@ -114,7 +114,8 @@ class Slots:
             if old is None:
                 module._buffers[leaf] = tensor
                 continue
-            parameter = parameter or nn.Parameter(tensor, requires_grad=old.requires_grad)
+            if parameter is None:
+                parameter = nn.Parameter(tensor, requires_grad=old.requires_grad)
             module._parameters[leaf] = parameter
 
 

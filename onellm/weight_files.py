@@ -187,7 +187,7 @@ def write_weights(
 def _as_type(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is not None and tensor.is_floating_point():
         tensor = tensor.to(dtype)
-    return tensor.detach().contiguous()
+    return tensor.detach().cpu().contiguous()
 
 
 def write_text(file: Path, text: str) -> None:
