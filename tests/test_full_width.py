@@ -21,7 +21,7 @@ def test_the_full_width_script_runs_at_tiny_size(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["benchmark"] == "full_width"
-    assert report["write"]["parts"] > 3
+    assert report["write"]["parts"] > 1
     assert report["same_answer"]
     assert report["load"]["answer"].count("<") == 3
     assert report["load"]["dtype"] == report["reload"]["dtype"] == "bfloat16"
