@@ -118,8 +118,16 @@ def save_pretrained(
         shard_bytes: of a weight file; larger models are divided.
 
     Raises:
-        ConfigError: a part that was trained, or carries a LoRA, would be left out or lost.
+        ConfigError: a part that was trained, or carries a LoRA, would be left out or lost; or
+            weights have been replaced by ones of fewer bits.
     """
+    for name, weight in model.llm.named_parameters():
+        # A subclass is what torchao puts in a weight's place; its numbers are rounded for good.
+        if type(weight.data) is not torch.Tensor:
+            raise ConfigError(
+                f"llm.{name} has been quantised ({type(weight.data).__name__}): a quantised model "
+                "is for answering. Save it before quantize_llm, or load it anew and save that"
+            )
     if hasattr(model.llm, "peft_config"):
         raise ConfigError(
             "the LLM carries a LoRA: save it alone (save_additions(folder, lora=True)), or merge "

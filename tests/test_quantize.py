@@ -63,3 +63,13 @@ def test_fewer_bits_give_nearly_the_same_logits(bits, error, share):
     media = [[("imu", x[0])], []]
     alone = [model.generate(p, m, max_new_tokens=5) for p, m in zip(prompts, media, strict=True)]
     assert model.generate(prompts, media, max_new_tokens=5) == alone
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model_is_not_saved(bits, tmp_path):
+    pytest.importorskip("torchao")
+    model = wide_model()
+    quantize_llm(model, bits)
+    with pytest.raises(ConfigError, match=r"llm\.model\.layers\..* has been quantised"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
