@@ -75,8 +75,10 @@ def splice(
     """
     if len(ids) != len(media) or (labels is not None and len(labels) != len(ids)):
         raise ValueError(f"{len(ids)} texts, {len(media)} media lists: expected one for each")
+    # One look-up for the batch: the gradient of each is as large as the whole embedding table.
+    texts_SD = embed(torch.cat(list(ids))).split([len(i) for i in ids])
     rows = [
-        _row(embed, ids[b], labels[b] if labels is not None else None, media[b])
+        _row(texts_SD[b], ids[b], labels[b] if labels is not None else None, media[b])
         for b in range(len(ids))
     ]
     return _pad(rows, side)
@@ -92,13 +94,12 @@ class _Row:
 
 
 def _row(
-    embed: Callable[[Tensor], Tensor],
+    text_SD: Tensor,
     ids_S: Tensor,
     labels_S: Tensor | None,
     media: Sequence[Insertion],
 ) -> _Row:
     """One sample: pieces of text and media in order, with what each position is."""
-    text_SD = embed(ids_S)
     count = len(ids_S)
     labels_S = torch.full_like(ids_S, IGNORED) if labels_S is None else labels_S
     roles_S = torch.where(labels_S == IGNORED, TEXT, ANSWER)
