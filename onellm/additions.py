@@ -40,7 +40,8 @@ def save_additions(
         model: the model that has them.
         folder: made if it is not there.
         modalities: registered names.
-        lora: write the LoRA that ``peft.get_peft_model`` put into ``model.llm``.
+        lora: write the LoRA that ``peft.get_peft_model`` put around ``model.llm``, or a training
+            into it.
 
     Raises:
         ConfigError: nothing to save, a modality that the model does not have, or no LoRA.
@@ -61,7 +62,7 @@ def save_additions(
     save_file(state, str(temporary), metadata={"format": "pt"})
     put(temporary, folder / WEIGHTS)
     if lora:
-        model.llm.save_pretrained(folder / LORA)
+        _write_lora(model.llm, folder / LORA)
     facts = {
         "format_version": FORMAT_VERSION,
         "onellm_version": onellm.__version__,
@@ -71,6 +72,23 @@ def save_additions(
         "base": {prefix: witnesses(own, prefix) for prefix in _BASE},
     }
     write_text(folder / FACTS, json.dumps(facts, indent=1, default=str))
+
+
+def _write_lora(llm: Any, folder: Path) -> None:
+    """Write a LoRA in peft's own form."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    if isinstance(llm, PeftModel):
+        llm.save_pretrained(folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # Inside the LLM names lack the prefix that peft's wrapper would give them.
+    state = {f"base_model.model.{n}": t for n, t in get_peft_model_state_dict(llm).items()}
+    temporary = folder / ".adapter.tmp"
+    save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, str(temporary))
+    put(temporary, folder / "adapter_model.safetensors")
+    llm.peft_config["default"].save_pretrained(folder)
 
 
 def _keys(weights: StateDict, modality: str) -> list[str]:

@@ -20,7 +20,7 @@ from onellm.published_files import split_axis
 from onellm.published_keys import OursAsPublished, llm_places
 from onellm.sequence import TokenSeq
 from onellm.slots import Slots, empty_parameters, fill, weights_of
-from onellm.train.launch import record_stage
+from onellm.train.finish import record_stage
 from onellm.weight_files import divide
 
 

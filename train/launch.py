@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,23 @@ from onellm.errors import CheckpointError, ConfigError, OneLLMError
 from onellm.model import OneLLM
 from onellm.prompts import encode_example
 from onellm.spelling import did_you_mean
+from onellm.train.blocks import apply_compute
 from onellm.train.checkpoint import Checkpoints, check_same_run
 from onellm.train.config import DataConfig, TrainConfig, read_config
-from onellm.train.engine import Engine, Place, build_engine
+from onellm.train.engine import Engine, Place, build_engine, pick_device
+from onellm.train.finish import finish
+from onellm.train.flops import Costs, peak_flops
 from onellm.train.loop import Run, train
+from onellm.train.lora import add_lora, quantize_frozen
 from onellm.train.media import FrozenStore
-from onellm.train.metrics import Callback, MetricsLog, Progress
+from onellm.train.meter import Meter
+from onellm.train.metrics import Callback, MetricsLog, Progress, line
 from onellm.train.objectives import Objective, build_objective
+from onellm.train.provenance import write_provenance
+from onellm.train.recovery import restore_faults
 from onellm.train.regression import fit_output
+from onellm.train.signals import Stopped
+from onellm.train.sinks import open_sinks
 from onellm.train.trainables import select
 
 
@@ -65,70 +74,35 @@ def run_training(
         ConfigError: the configuration does not fit the model or the data.
         BadInput: data that cannot be read.
         CheckpointError: a model or checkpoint that cannot be read, written or continued.
+        TrainingError: too many updates in a row were not finite.
+        Stopped: a signal asked for it; what was done is saved.
     """
     place = place_from_environment()
-    model = model or OneLLM.from_pretrained(config.model, dtype=torch.float32)
+    model = model or OneLLM.from_pretrained(config.model, dtype=weight_type(config))
     run, start = prepare(config, model, place, progress if place.rank == 0 else None)
     out = Path(config.out)
     if place.rank == 0:
-        _write_config(out, config)
-    train(run, start)
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    record_stage(model, config.stage.name, trained)
-    if place.rank == 0:
-        finished = run.engine.objective.model
-        finished.projector.active_experts = finished.config.projector.experts
-        finished.eval()
-        if export:
-            finished.save_pretrained(out)
-    run.engine.barrier()
+        write_provenance(out, config)
+    try:
+        train(run, start)
+        finish(run.engine, config, out if export else None)
+    finally:
+        run.metrics.close()
     run.engine.close()
     return out
 
 
-def load_finished(config: TrainConfig, model: OneLLM) -> bool:
-    """Put a finished stage's trained parameters into a model, in place of training it again.
+def weight_type(config: TrainConfig) -> torch.dtype:
+    """The type that a run's weights are read in.
 
-    Args:
-        config: the run.
-        model: the model as the stage would have begun with it.
-
-    Returns:
-        False where the stage has not been finished; the model is then untouched.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or was written under other settings.
+    DeepSpeed makes its float32 masters from 16-bit weights, so reading more would be for nothing;
+    and so would be more for weights that will have 4 bits.
     """
-    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
-    newest = checkpoints.newest()
-    if newest is None or newest.step != config.length.steps:
-        return False
-    check_same_run(newest, config)
-    if config.stage.copy_path is not None:
-        model.copy_path(config.stage.copy_path.source, config.stage.copy_path.targets)
-    tensors = checkpoints.load(newest).tensors
-    own = dict(model.named_parameters())
-    trained = []
-    with torch.no_grad():
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            if kind == "parameter" and name in own:
-                own[name].copy_(value)
-                trained.append(name)
-    record_stage(model, config.stage.name, trained)
-    return True
-
-
-def record_stage(model: OneLLM, stage: str, trained: Iterable[str]) -> None:
-    """Note a finished stage in what is saved with the model.
-
-    Args:
-        model: the model; a stage run again, or prolonged, is noted once, as the last.
-        stage: its name.
-        trained: names of the parameters that it trained.
-    """
-    model.history = [entry for entry in model.history if entry["stage"] != stage]
-    model.history.append({"stage": stage, "trained": sorted(trained)})
+    if config.compute.llm_bits is not None:
+        return torch.bfloat16
+    if config.deepspeed is None or config.dtype in ("float32", "auto"):
+        return torch.float32
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float16
 
 
 def place_from_environment() -> Place:
@@ -161,8 +135,12 @@ def prepare(
     model.projector.active_experts = stage.active_experts or model.config.projector.experts
     model.train()
     select(model, stage.trainable, stage.modalities)
+    if stage.lora is not None:
+        add_lora(model, stage.lora, config.seed)
+        if config.compute.llm_bits is not None:
+            quantize_frozen(model.llm, pick_device(place.local_rank))
     samples = read_samples(config.data, model, stage.modalities)
-    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
+    checkpoints = Checkpoints(config.out, config.checkpoint.keep, config.checkpoint.keep_every)
     reader = SignalReader(model.modalities, config.data.keep_megabytes)
     faults = Faults(config.data.faults)
     if stage.fit_output is not None and checkpoints.newest() is None:
@@ -173,6 +151,8 @@ def prepare(
     parts, kept = build_parts(config.data, model, samples)
     texts = [sample.turns[-1][1] for part in kept for sample in part]
     objective = build_objective(model, stage, texts, config.seed)
+    apply_compute(model, config.compute)
+    costs = Costs(model, config)
     engine = build_engine(objective, config, place)
     loader = _loader(config, model, parts, kept, reader, faults)
     _fill_store(config, objective, loader, samples, progress)
@@ -182,12 +162,23 @@ def prepare(
     steps = config.length.steps or max(
         1, round((config.length.epochs or 1) * loader.order.epoch_length / config.batch.size)
     )
-    start = _resume(config, engine, checkpoints)
+    start, skipped = _resume(config, engine, checkpoints, faults)
     try:
-        metrics = MetricsLog(Path(config.out) / "metrics.jsonl", start, enabled=place.rank == 0)
+        metrics = MetricsLog(
+            Path(config.out) / "metrics.jsonl",
+            start,
+            enabled=place.rank == 0,
+            sinks=open_sinks(config) if place.rank == 0 else (),
+        )
     except OSError as error:
         raise CheckpointError(f"{config.out}: cannot be written ({error})") from error
-    return Run(config, engine, loader, checkpoints, metrics, progress, steps), start
+    device = pick_device(place.local_rank)
+    meter = Meter(config.batch.size, place.world, peak_flops(device, config), device)
+    run = Run(
+        *(config, engine, loader, checkpoints, metrics, progress, steps, costs, meter),
+        skipped=Counter(total=skipped),
+    )
+    return run, start
 
 
 def _silent(progress: Progress) -> None:
@@ -309,19 +300,24 @@ def _fill_store(
     loader.frozen, loader.views = store.__contains__, views
 
 
-def _resume(config: TrainConfig, engine: Engine, checkpoints: Checkpoints) -> int:
+def _resume(
+    config: TrainConfig, engine: Engine, checkpoints: Checkpoints, faults: Faults
+) -> tuple[int, int]:
+    """Steps done, and updates left out among them."""
     newest = checkpoints.newest()
     _check_same_everywhere(engine, 0 if newest is None else newest.step, checkpoints.folder)
     if newest is None:
-        return 0
+        return 0, 0
     if not config.checkpoint.resume:
         raise ConfigError(
             f"{newest.folder} is there and checkpoint.resume is false: remove it, or take "
             "another folder for 'out'"
         )
     check_same_run(newest, config)
-    engine.load(checkpoints.load(newest))
-    return newest.step
+    saved = checkpoints.load(newest)
+    engine.load(saved)
+    restore_faults(faults, saved.facts.get("faults", ()), engine.rank)
+    return newest.step, int(saved.facts.get("skipped", 0))
 
 
 def _check_same_everywhere(engine: Engine, step: int, folder: Path) -> None:
@@ -334,12 +330,6 @@ def _check_same_everywhere(engine: Engine, step: int, folder: Path) -> None:
         )
 
 
-def _write_config(out: Path, config: TrainConfig) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.model_dump(mode="json"), indent=1)
-    (out / "train.json").write_text(text, encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of this module; returns the exit code.
 
@@ -349,22 +339,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="onellm.train.launch", description=__doc__)
     parser.add_argument("config", help="a YAML file, or the name of a packaged stage")
     parser.add_argument("overrides", nargs="*", help="a.b.c=value")
+    parser.add_argument("--hardware", help="a packaged preset such as 8x80gb, or a YAML file")
     # DeepSpeed's launcher adds it; LOCAL_RANK in the environment says the same.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
-        run_training(read_config(options.config, options.overrides), _print)
+        config = read_config(options.config, options.overrides, options.hardware)
+        run_training(config, lambda progress: print(line(progress), flush=True))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return STOPPED
     except OneLLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _print(progress: Progress) -> None:
-    """One line a step, for logs of batch systems."""
-    line = f"{progress.stage} {progress.phase} {progress.done}/{progress.total}"
-    shown = {k: v for k, v in progress.metrics.items() if k in ("loss", "lr", "grad_norm")}
-    print(line, *(f"{key} {value:.4g}" for key, value in shown.items()), flush=True)
+STOPPED = 143  # as of a process that SIGTERM ended
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Shape legend: B batch, N tokens, D width, Q queries.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,9 @@ from onellm.sequence import TokenSeq
 
 Place = tuple[int, int]
 """Sample of the batch, medium of the sample."""
+
+Agree = Callable[[Mapping[str, int]], Mapping[str, int]]
+"""Passes of each modality on this device → the most of any device."""
 
 
 class FrozenStore:
@@ -124,6 +127,10 @@ class FrozenStore:
             )
         self._kept.update(zip(keys, outputs, strict=True))
 
+    def any_key(self, name: str) -> str | None:
+        """Key of some stored output of a modality, or None."""
+        return next((key for key in self._kept if key.startswith(f"{name}/")), None)
+
     def get(self, keys: Sequence[str]) -> Tensor:
         """Stored outputs, stacked on a batch axis."""
         return torch.stack([self._kept[key] for key in keys])
@@ -210,22 +217,32 @@ class MediaGroup:
         return self.soft
 
 
-def encode_groups(model: OneLLM, batch: Batch, store: FrozenStore | None) -> list[MediaGroup]:
+def encode_groups(
+    model: OneLLM, batch: Batch, store: FrozenStore | None, agree: Agree | None = None
+) -> list[MediaGroup]:
     """Encode all media of a batch, one pass per modality and shape.
 
     Args:
         model: the model.
         batch: examples; a medium without a signal is looked up in the store.
         store: stored outputs of frozen parts.
+        agree: where all devices must run the same passes: gives the most of any device.
 
     Returns:
-        groups in order of modality, so that every device builds the same graph.
+        groups in order of modality, so that every device builds the same graph. Where another
+        device has more of a modality, groups without places stand in for them.
     """
     found: dict[tuple[str, tuple[int, ...]], list[Place]] = defaultdict(list)
     for b, example in enumerate(batch):
         for i, medium in enumerate(example.media):
             shape = () if medium.signal is None else tuple(medium.signal.shape)
             found[medium.modality, shape].append((b, i))
+    if agree is not None:
+        here = Counter(name for name, _ in found)
+        for name, most in agree(here).items():
+            stored = store is not None and store.any_key(name) is not None
+            for number in range(here[name], most):
+                found[name, () if stored else (-number,)] = []
     return [
         _encode(model, batch, name, places, store if not shape else None)
         for (name, shape), places in sorted(found.items())
@@ -237,12 +254,12 @@ def _encode(
 ) -> MediaGroup:
     media = [batch[b].media[i] for b, i in places]
     if store is not None:
-        kept = store.get([m.key for m in media])
+        kept = store.get([m.key for m in media] or [store.any_key(name) or ""])
         if store.level == "soft":
             return MediaGroup(name, places, None, kept)
         shape = (len(kept), kept.shape[-2])
         mask_BN = torch.ones(shape, dtype=torch.bool, device=kept.device)
         frames = TokenSeq(kept, mask_BN, (kept.shape[-2] - 1,), name)
         return MediaGroup(name, places, model.reduce_frames(frames))
-    signals = [m.signal for m in media if m.signal is not None]
+    signals = [m.signal for m in media if m.signal is not None] or [model.modality(name).example()]
     return MediaGroup(name, places, model.features(name, torch.stack(signals)))

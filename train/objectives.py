@@ -22,7 +22,7 @@ from onellm.errors import BadInput, ConfigError
 from onellm.model import OneLLM
 from onellm.splice import IGNORED, Spliced
 from onellm.train.config import ContrastiveConfig, StageConfig
-from onellm.train.media import FrozenStore, MediaGroup, encode_groups
+from onellm.train.media import Agree, FrozenStore, MediaGroup, encode_groups
 from onellm.train.regression import embed_texts
 
 
@@ -51,6 +51,8 @@ class Objective(nn.Module, ABC):
     Attributes:
         store: outputs of frozen parts, if the stage keeps them.
         in_step: whether other devices wait for every gradient of this one.
+        agree: gives the largest count of every modality over all devices, where these must run
+            the same passes in the same order (ZeRO 2 and 3); None where they need not.
     """
 
     def __init__(self, model: OneLLM) -> None:
@@ -58,6 +60,9 @@ class Objective(nn.Module, ABC):
         self.model = model
         self.store: FrozenStore | None = None
         self.in_step = False
+        self.agree: Agree | None = None
+        self._absent: set[str] = set()
+        self._fillers: list[Tensor] = []
 
     @abstractmethod
     def counts(self, batch: Batch) -> list[int]:
@@ -66,6 +71,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
         """Losses of a micro-batch."""
+
+    def positions(self, batch: Batch) -> tuple[list[int], int]:
+        """Length of each sample in the LLM, and positions computed, padding among them."""
+        return [], 0
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Trained parameters, by their name in the model; heads begin with ``head.``."""
@@ -89,6 +98,8 @@ class Objective(nn.Module, ABC):
         if not self.in_step:
             return torch.zeros((), device=self.model.device)
         drawn = {medium.modality for example in batch for medium in example.media}
+        if self.agree is not None:
+            drawn = set(self.model.modalities) - self._absent
         absent = set(self.model.modalities) - drawn
         idle = [
             parameter.flatten()[:1].sum()
@@ -100,7 +111,21 @@ class Objective(nn.Module, ABC):
                 or not (drawn or name.startswith("llm."))
             )
         ]
+        idle, self._fillers = [*idle, *self._fillers], []
         return 0.0 * torch.stack(idle).sum() if idle else torch.zeros((), device=self.model.device)
+
+    def encoded(self, batch: Batch) -> list[MediaGroup]:
+        """The batch's media, encoded; with groups of no place for the passes of other devices."""
+        groups = encode_groups(self.model, batch, self.store, self.agree)
+        self._absent = set(self.model.modalities) - {group.modality for group in groups}
+        return groups
+
+    def soften(self, group: MediaGroup) -> Tensor:
+        """A group's soft tokens; a filler's enter the loss at weight zero."""
+        soft_BQD = group.soften(self.model)
+        if not group.places:
+            self._fillers.append(soft_BQD.sum())
+        return soft_BQD[: len(group.places)]
 
 
 class LanguageModelling(Objective):
@@ -125,6 +150,12 @@ class LanguageModelling(Objective):
             names = ", ".join(example.id for example in batch)
             raise BadInput(names, expected="at least one supervised token", found="none")
         return counts
+
+    def positions(self, batch: Batch) -> tuple[list[int], int]:
+        """Length of each sample with its media, and all positions of the padded batch."""
+        medium = self.model.config.projector.queries + 2
+        lengths = [len(example.ids) + medium * len(example.media) for example in batch]
+        return lengths, max(lengths, default=0) * len(lengths)
 
     def forward(self, batch: Batch) -> Losses:
         """Sum of cross-entropies; logits are computed at supervised positions only."""
@@ -163,8 +194,8 @@ class LanguageModelling(Objective):
         soft: list[list[tuple[str, Tensor]]] = [
             [(m.modality, torch.empty(0)) for m in example.media] for example in batch
         ]
-        for group in encode_groups(self.model, batch, self.store):
-            for (b, i), soft_QD in zip(group.places, group.soften(self.model), strict=True):
+        for group in self.encoded(batch):
+            for (b, i), soft_QD in zip(group.places, self.soften(group), strict=True):
                 soft[b][i] = (group.modality, soft_QD)
         return soft
 
