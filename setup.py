@@ -40,6 +40,7 @@ REQUIRED = [
 EXTRAS = {
     "lora": ["peft>=0.12"],
     "quant": ["torchao>=0.18"],
+    "log": ["tensorboard>=2.14", "wandb>=0.16"],
     "dev": [
         "torchao>=0.18",
         "pytest>=8",
@@ -76,7 +77,7 @@ setup(
     package_data={
         "onellm": ["py.typed", "presets/*.yaml"],
         "onellm.data": ["starter/*"],
-        "onellm.train": ["configs/*.yaml"],
+        "onellm.train": ["configs/*.yaml", "hardware/*.yaml", "launchers/*.sh"],
         "onellm.eval": ["*.yaml", "*.html"],
     },
     install_requires=REQUIRED,

@@ -68,6 +68,14 @@ def _root(
     pass
 
 
+class Kind(StrEnum):
+    """Types of weights on disk."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
 # -- training -----------------------------------------------------------------------------------
 
 
@@ -103,32 +111,7 @@ def quickstart(
         typer.echo(f"report: {page}\nmodel:  {out}  (onellm chat --model {out})")
 
 
-@app.command(
-    **_help(
-        "Train one stage in this process.",
-        "onellm train warmup model=models/start out=runs/warmup",
-        "onellm train my-stage.yaml optim.lr=2e-4 length.steps=500",
-        "deepspeed --module onellm.train.launch align_image out=runs/image",
-        more="DeepSpeed's launcher takes the same arguments.",
-    )
-)
-def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a stage of: onellm ls stages.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as optim.lr=2e-4.")
-    ] = None,
-) -> None:
-    """Run :func:`onellm.train.launch.run_training` under a progress bar."""
-    with _manners(RESUMABLE):
-        from onellm.progress import follow, watch
-        from onellm.train.config import read_config
-        from onellm.train.launch import run_training
-
-        settings = read_config(config, overrides or [])
-        with watch() as progress:
-            out = run_training(settings, follow(progress))
-    typer.echo(f"model: {out}")
-
+from onellm import cli_train  # noqa: E402, F401 - registers train, export and plot here in the list
 
 # -- asking -------------------------------------------------------------------------------------
 
@@ -342,14 +325,6 @@ class Format(StrEnum):
 
     onellm = "onellm"
     published = "published"
-
-
-class Kind(StrEnum):
-    """Types of weights on disk."""
-
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 @app.command(

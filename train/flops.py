@@ -77,9 +77,8 @@ class Costs:
         tokenizer = self._has(f"tokenizers.{name}.", f"positions.{name}", "encoder.")
         projector = self._has("projector.experts.", f"projector.proj_in.{name}.")
         encode = encoder_flops(model, name)
-        project = projector_flops(
-            model, name, stage.active_experts or model.config.projector.experts
-        )
+        experts = stage.active_experts or model.config.projector.experts
+        project = projector_flops(model, name, experts)
         stored = frozen != "none" and not tokenizer
         soft = frozen == "soft" and stored and not self._has("projector.")
         encoder = self._work(
@@ -136,10 +135,15 @@ class Costs:
         return work
 
 
+def encoder_tokens(model: OneLLM, name: str) -> int:
+    """Tokens of a medium, or of one of its frames, in the encoder, class token included."""
+    own = name in model.positions
+    return len(model.positions[name] if own else model.encoder.visual.positional_embedding)
+
+
 def encoder_flops(model: OneLLM, name: str) -> float:
     """Operations of the encoder's forward pass for one medium, all its frames."""
-    visual, config = model.encoder.visual, model.config.encoder
-    tokens = len(model.positions[name] if name in model.positions else visual.positional_embedding)
+    config, tokens = model.config.encoder, encoder_tokens(model, name)
     modality = model.modality(name)
     frames = len(modality.example()) if modality.frame_axis else 1
     linear = (8 + 4 * config.mlp_ratio) * config.width**2
@@ -149,12 +153,7 @@ def encoder_flops(model: OneLLM, name: str) -> float:
 def projector_flops(model: OneLLM, name: str, active: int) -> float:
     """Operations of the projector's forward pass for one medium, last block trimmed."""
     config, width = model.config.projector, model.config.projector.width
-    own = (
-        model.positions[name]
-        if name in model.positions
-        else model.encoder.visual.positional_embedding
-    )
-    tokens, queries = len(own), config.queries
+    tokens, queries = encoder_tokens(model, name), config.queries
     every, hidden = queries + tokens, hidden_width(width, config.multiple_of)
     full = every * (8 * width**2 + 6 * width * hidden + 4 * every * width)
     last = queries * (4 * width**2 + 6 * width * hidden + 4 * every * width)

@@ -151,17 +151,15 @@ def prepare(
     parts, kept = build_parts(config.data, model, samples)
     texts = [sample.turns[-1][1] for part in kept for sample in part]
     objective = build_objective(model, stage, texts, config.seed)
+    loader = _loader(config, model, parts, kept, reader, faults)
+    _fill_store(config, objective, loader, samples, progress, pick_device(place.local_rank))
     apply_compute(model, config.compute)
     costs = Costs(model, config)
     engine = build_engine(objective, config, place)
-    loader = _loader(config, model, parts, kept, reader, faults)
-    _fill_store(config, objective, loader, samples, progress)
     for part in (model.encoder, model.projector, model.llm):
         if not any(parameter.requires_grad for parameter in part.parameters()):
             part.eval()  # dropout would only blur what cannot learn from it
-    steps = config.length.steps or max(
-        1, round((config.length.epochs or 1) * loader.order.epoch_length / config.batch.size)
-    )
+    steps = run_length(config, loader)
     start, skipped = _resume(config, engine, checkpoints, faults)
     try:
         metrics = MetricsLog(
@@ -270,17 +268,50 @@ def _loader(
     )
 
 
+def open_loader(config: TrainConfig, model: OneLLM) -> Loader:
+    """The batches of a run, without the run.
+
+    Args:
+        config: the run.
+        model: knows the modalities, the prompts and the text tokenizer; its weights do not count.
+
+    Raises:
+        ConfigError: the configuration does not fit the model or the data.
+        BadInput: data that cannot be read.
+    """
+    _check_modalities(config, model)
+    samples = read_samples(config.data, model, config.stage.modalities)
+    reader = SignalReader(model.modalities, config.data.keep_megabytes)
+    parts, kept = build_parts(config.data, model, samples)
+    return _loader(config, model, parts, kept, reader, Faults(config.data.faults))
+
+
+def run_length(config: TrainConfig, loader: Loader) -> int:
+    """Optimiser steps of a run."""
+    epochs = config.length.epochs or 1
+    return config.length.steps or max(
+        1, round(epochs * loader.order.epoch_length / config.batch.size)
+    )
+
+
 def _fill_store(
     config: TrainConfig,
     objective: Objective,
     loader: Loader,
     samples: dict[str, list[Sample]],
     progress: Callback,
+    device: torch.device,
 ) -> None:
-    """Compute outputs of frozen parts once, if the stage wants that."""
+    """Compute outputs of frozen parts once, if the stage wants that.
+
+    Before the engine is built: ZeRO 3 would leave each process with a part of each weight.
+    """
     stage = config.stage
     if stage.frozen == "none":
         return
+    for name, child in objective.model.named_children():
+        if name != "llm":
+            child.to(device)
     views = stage.frozen_views if config.data.augment else 0
     store = FrozenStore(
         objective.model,

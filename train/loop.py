@@ -188,13 +188,10 @@ def _due(every: int, step: int) -> bool:
 
 def _report(run: Run, step: int, record: dict[str, Any]) -> None:
     if _due(run.config.router_every, step + 1):
-        projector = run.engine.objective.model.projector
-        with run.engine.gathered(
-            [*projector.queries.parameters(), *projector.routers.parameters()]
-        ):
-            record["router"] = router_tables(
-                run.engine.objective.model, run.config.stage.modalities
-            )
+        model = run.engine.objective.model
+        parts = (model.projector.queries, model.projector.routers)
+        with run.engine.gathered(p for part in parts for p in part.parameters()):
+            record["router"] = router_tables(model, run.config.stage.modalities)
     if run.loader.faults.total:
         record["faults"] = dict(run.loader.faults.by_modality)
     run.metrics.write(record)

@@ -51,10 +51,8 @@ def add_lora(model: OneLLM, config: LoraConfig, seed: int) -> None:
             raise ConfigError(f"stage.lora.targets: {said}") from error
     # In float32 over whatever the frozen weights are, as small steps need.
     for name, parameter in model.llm.named_parameters():
-        if "lora_" in name:
-            parameter.data = (
-                parameter.data.float() if parameter.device.type != "meta" else parameter
-            )
+        if "lora_" in name and not parameter.is_meta:
+            parameter.data = parameter.data.float()
         parameter.requires_grad_("lora_" in name)
 
 
