@@ -19,16 +19,17 @@ def wait(device: torch.device) -> None:
 
 
 def seconds_of(
-    runs: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int
+    runs: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int, *, warm: bool = True
 ) -> dict[str, float]:
     """Median seconds of several ways to do a thing, run in turns so that all see the same machine.
 
     Args:
-        runs: what to time, by name; each is run once beforehand.
+        runs: what to time, by name.
         device: where they work.
         rounds: times that each is run.
+        warm: run each once beforehand, untimed; False where that has been done.
     """
-    for run in runs.values():
+    for run in runs.values() if warm else ():
         run()
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):

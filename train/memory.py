@@ -61,11 +61,22 @@ class Passes:
     gradients: int
 
 
-class _Live(TorchDispatchMode):
-    """Counts the bytes of storages made within it, for as long as each lives."""
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made within it, for as long as each lives.
 
-    def __init__(self) -> None:
+    What kernels allocate for themselves alone does not show.
+
+    Args:
+        device: type of device whose tensors count.
+
+    Attributes:
+        now: bytes alive.
+        peak: most bytes that were alive at a time.
+    """
+
+    def __init__(self, device: str = "meta") -> None:
         super().__init__()
+        self.device = device
         self.now = self.peak = 0
         self._seen: set[int] = set()
 
@@ -76,7 +87,7 @@ class _Live(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
+            if isinstance(tensor, Tensor) and tensor.device.type == self.device:
                 self._count(tensor.untyped_storage())
         return out
 
@@ -136,13 +147,13 @@ def measure_passes(model: OneLLM, config: TrainConfig, shapes: Shapes, passes: i
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
-    with _Live() as live, _FusedAttention():
+    with LiveBytes() as live, _FusedAttention():
         live.know([*model.parameters(), *model.buffers()])
         for _ in range(min(passes, 2)):
             _pass(model, config, shapes)
     for parameter in trained:
         parameter.grad = None
-    with _Live() as alone, _FusedAttention(), _dropping(trained):
+    with LiveBytes() as alone, _FusedAttention(), _dropping(trained):
         alone.know([*model.parameters(), *model.buffers()])
         _pass(model, config, shapes)
     return Passes(live.peak, alone.peak, gradients)
