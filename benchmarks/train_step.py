@@ -231,6 +231,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def __call__(self) -> None:
+        """Learn, then update."""
         self.learn()
         self.update()
 

@@ -102,14 +102,12 @@ class Checkpoints:
         final = self.folder / f"step-{state.step:06d}"
         temporary = self.folder / f".step-{state.step:06d}.tmp"
         first = rank == 0
-        if all(share((final / FACTS).is_file())):
-            return final  # this step of this run is safe; replacing it could only lose it
 
-        def attempt(work: Callable[[], T] | None) -> list[T | None]:
+        def attempt(work: Callable[[], T]) -> list[T | None]:
             """Do this process's work, and hear of everybody's."""
             done, fault = None, ""
             try:
-                done = work() if work is not None else None
+                done = work()
             except OSError as error:
                 fault = str(error)
             told = share((done, fault))
@@ -118,6 +116,8 @@ class Checkpoints:
                 raise CheckpointError(f"{final}: cannot be written ({'; '.join(faults)})")
             return [value for value, _ in told]
 
+        if all(attempt((final / FACTS).is_file)):
+            return final  # this step of this run is safe; replacing it could only lose it
         attempt(lambda: _make_empty(temporary) if first else None)
         written = attempt(lambda: _write_tensors(temporary, state, rank))
         files = {name: facts for part in written if part for name, facts in part.items()}
