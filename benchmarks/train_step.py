@@ -47,6 +47,8 @@ ALIGN = (
 CAPTION, CONVERSATION = (14, 0.5, 4, 95), (160, 0.9, 16, 2015)
 """Median, spread of the logarithm, least and most tokens."""
 CLOSE = 1e-3
+PACK: dict[str, bool] = {}
+"""Options of our objective that put the samples of a pass into one row."""
 
 
 def main() -> None:
@@ -160,7 +162,7 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
     batch = samples(model, name, stage, count)
     alignment = stage == "alignment"
     published = PublishedStep(copy.deepcopy(model), 96 if alignment else 2048 - 32)
-    objective = LanguageModelling(model)
+    objective = LanguageModelling(model, **(PACK if stage == "instruction" else {}))
 
     def ours(part: Batch) -> tuple[Tensor, int]:
         return objective(part).total, sum(objective.counts(part))

@@ -207,7 +207,7 @@ def test_4_bit_weights_are_near_and_small_and_pass_gradients():
     add_lora(model, LoraConfig(**LORA), seed=0)
     assert quantize_frozen(model.llm, torch.device("cpu")) == 14
     logits = model.llm(input_ids=ids).logits
-    assert float((logits - want).norm() / want.norm()) < 0.3
+    assert float((logits - want).detach().norm() / want.norm()) < 0.3
     logits.sum().backward()
     reached = [n for n, p in model.llm.named_parameters() if p.grad is not None]
     assert reached
@@ -264,7 +264,7 @@ def test_fused_experts_and_trimmed_last_block_have_the_gradients_of_the_plain_fo
     assert ours.keys() == plain.keys()
     assert len(ours) > 20
     for name, grad in ours.items():
-        torch.testing.assert_close(grad, plain[name], atol=1e-5, rtol=1e-5, msg=name)
+        assert float((grad - plain[name]).abs().max()) <= 1e-5 * float(grad.abs().max()), name
 
 
 def test_recomputing_reaches_tokenizers_through_a_frozen_encoder_and_llm(place, tmp_path):

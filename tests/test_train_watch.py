@@ -58,7 +58,7 @@ def test_every_step_tells_how_fast_it_was(run):
 def test_a_line_for_logs(run):
     record = read_metrics(run / "metrics.jsonl")[-1]
     told = line(Progress("test", "train", 6, 6, record))
-    for word in ("test 6/6", "loss", "imu", "lr", "grad_norm", "mfu", "padding", "left"):
+    for word in ("test 6/6", "loss", "imu", "lr", "norm", "MFU", "padding", "left"):
         assert word in told
     assert "\n" not in told
     assert line(Progress("test", "frozen", 1, 2)) == "test frozen 1/2"
@@ -67,7 +67,7 @@ def test_a_line_for_logs(run):
 def test_where_a_run_came_from(run, shards):
     facts = json.loads((run / "provenance.json").read_text())
     (start,) = facts["starts"]
-    assert start["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(start["versions"]["torch"])
     assert set(start["data"]) == {"image-train.tar", "imu-train.tar"}
     tar = shards / "imu-train.tar"
     assert start["data"]["imu-train.tar"]["bytes"] == tar.stat().st_size

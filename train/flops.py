@@ -10,6 +10,7 @@ Shape legend: N encoder tokens, M = Q + N projector tokens, Q queries, D width, 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -192,7 +193,8 @@ def peak_flops(device: torch.device, config: TrainConfig) -> float:
     return measured_flops(device, torch.float32 if config.dtype == "float32" else torch.bfloat16)
 
 
-def measured_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
+@functools.cache
+def measured_flops(device: torch.device, dtype: torch.dtype, size: int = 768) -> float:
     """Operations per second of a square matrix product: the best of a few.
 
     Args:

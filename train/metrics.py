@@ -121,7 +121,7 @@ def line(progress: Progress) -> str:
         return f"{progress.stage} {progress.phase} {progress.done}/{progress.total}"
     parts = [f"{progress.stage} {progress.done}/{progress.total}"]
     losses = " ".join(f"{name} {value:.3f}" for name, value in m.get("losses", {}).items())
-    parts += [f"{key} {text % m[key]}" for key, text in _SHOWN if m.get(key) is not None]
+    parts += [f"{w} {m[key]:{form}}" for key, (w, form) in _SHOWN.items() if m.get(key) is not None]
     if losses:
         parts.insert(2, f"({losses})")
     if "seconds_left" in m:
@@ -129,11 +129,19 @@ def line(progress: Progress) -> str:
     return "  ".join(parts)
 
 
-_SHOWN = (
-    *(("loss", "%.3f"), ("lr", "%.1e"), ("grad_norm", "%.3g"), ("samples_per_second", "%.3g/s")),
-    *(("tokens_per_second", "%.0f/s"), ("padding", "%.3f"), ("mfu", "%.3f"), ("hfu", "%.3f")),
-    *(("data_wait", "%.3f"), ("memory_gb", "%.2f"), ("skipped", "%d")),
-)
+_SHOWN = {  # key: its word, its form
+    "loss": ("loss", ".3f"),
+    "lr": ("lr", ".1e"),
+    "grad_norm": ("norm", ".3g"),
+    "samples_per_second": ("samples/s", ".4g"),
+    "tokens_per_second": ("tokens/s", ".0f"),
+    "padding": ("padding", ".1%"),
+    "mfu": ("MFU", ".1%"),
+    "hfu": ("HFU", ".1%"),
+    "data_wait": ("wait", ".1%"),
+    "memory_gb": ("GB", ".2f"),
+    "skipped": ("skipped", "d"),
+}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
