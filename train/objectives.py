@@ -195,6 +195,10 @@ class LanguageModelling(Objective):
             [(m.modality, torch.empty(0)) for m in example.media] for example in batch
         ]
         for group in self.encoded(batch):
+            if self.agree is not None:
+                # Tags, too, are gathered by all devices in one order, and not as samples come.
+                tags = self.model.tags
+                self._fillers += [tags[side][group.modality].sum() for side in ("start", "end")]
             for (b, i), soft_QD in zip(group.places, self.soften(group), strict=True):
                 soft[b][i] = (group.modality, soft_QD)
         return soft
