@@ -48,3 +48,36 @@ def test_encode_has_the_published_loop_agree():
     assert len(result["rows"]) == 8
     for row in result["rows"]:
         assert row["upm_ratio"] > 0 and 0 <= row["largest_difference"] < 1e-4
+
+
+def test_train_step():
+    """Both sides reach the same loss, or the benchmark ends with an error."""
+    result = result_of("train_step", "--modalities", "image", "imu", "--rounds", "1")
+    assert [row["stage"] for row in result["rows"]] == ["alignment"] * 2 + ["instruction"] * 2
+    for row in result["rows"]:
+        assert row["loss"]["ours"] == pytest.approx(row["loss"]["published"], rel=1e-3)
+        assert row["speed_ratio"] > 0
+    assert result["instruction"]["memory_ratio"] < 0.6
+
+
+def test_gpu_in_miniature():
+    result = result_of("gpu")
+    for task in ("roof", "align", "instruct", "projector", "decoding"):
+        assert "failed" not in result[task], result[task]
+        assert "left_out" not in result[task]
+    assert result["align"]["samples_per_s"] > 0
+    assert 0 < result["align"]["mfu"]
+    assert result["instruct"]["tokens_per_s"] > 0
+
+
+def test_scaling():
+    result = json.loads(run("scaling", "--stage", "align_image").splitlines()[-1])
+    rates = [row["rate"] for row in result["align_image"]]
+    assert [row["devices"] for row in result["align_image"]] == [8, 16, 32, 64, 128, 256, 512]
+    assert rates == sorted(rates)
+
+
+def test_memory():
+    result = result_of("memory", "--measure", "--batch", "4")
+    assert [row["trained"] for row in result["measured"]] == ["projector", "llm"]
+    assert all(row["estimated_mb"] > 0 for row in result["measured"])

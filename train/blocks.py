@@ -49,7 +49,7 @@ def blocks_of(model: OneLLM, part: str) -> list[nn.Module]:
     if part == "projector":
         return list(model.projector.experts)
     lists = [module for module in model.llm.modules() if isinstance(module, nn.ModuleList)]
-    depth = model.llm.config.num_hidden_layers
+    depth = model.llm.config.get_text_config().num_hidden_layers
     found = [blocks for blocks in lists if len(blocks) == depth]
     if not found:
         raise ConfigError(f"compute: {type(model.llm).__name__} has no list of {depth} blocks")

@@ -91,7 +91,7 @@ class Costs:
 
     def _prepare_llm(self, llm: nn.Module) -> None:
         outside = {id(p) for m in (_embeddings(llm), _head(llm)) if m for p in m.parameters()}
-        config = llm.config
+        config = llm.config.get_text_config()  # type: ignore[union-attr,operator]
         self._linear = 2.0 * sum(
             _numel(p)
             for n, p in llm.named_parameters()

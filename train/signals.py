@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,11 +26,14 @@ class StopFlag:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self._owner = False, os.getpid()
 
     def raise_(self, number: int, frame: FrameType | None) -> None:
         """Note a signal; the loop looks after every step."""
         self.asked = True
+        if os.getpid() != self._owner:  # a forked worker has nothing to save
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
 
 @contextmanager

@@ -65,6 +65,7 @@ class WeightsAndBiases:
         from onellm.data.order import stable_hash
 
         out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
         self.run: Any = wandb.init(
             project=project,
             name=out.name,
