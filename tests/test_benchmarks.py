@@ -66,7 +66,7 @@ def test_gpu_in_miniature():
         assert "failed" not in result[task], result[task]
         assert "left_out" not in result[task]
     assert result["align"]["samples_per_s"] > 0
-    assert 0 < result["align"]["mfu"]
+    assert result["align"]["mfu"] > 0
     assert result["instruct"]["tokens_per_s"] > 0
 
 

@@ -25,10 +25,10 @@ from onellm.train.metrics import read_metrics
 from onellm.train.zero import deepspeed_json
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT_S = 240
-STEPS = 30
+TIMEOUT_S = 600
+STEPS, MANY_STEPS = 6, 30
 CLOSE = 2e-5
-"""Largest difference of losses over 30 steps: the order of float32 sums is all that differs."""
+"""Largest difference of losses: the order of float32 sums is all that differs."""
 
 Records = list[dict[str, Any]]
 
@@ -107,7 +107,7 @@ def _free_port() -> int:
 MIXED: dict[str, Any] = {
     "length": {"steps": STEPS},
     "optim": {"schedule": "constant"},
-    "checkpoint": {"every": 10, "keep": 9},
+    "checkpoint": {"every": 2, "keep": 9},
     "batch": {"per_device": 2, "same_modality": 1},
 }
 
@@ -200,6 +200,24 @@ def test_two_processes_equal_one(place, alone, both, name):
     compare(place, "alone", name)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT_S)
+def test_thirty_steps_under_every_stage(place, tmp_path):
+    """One and two processes, ZeRO 0 to 3, modalities mixed: within 2e-5 of plain PyTorch."""
+    sections = MIXED | {"length": {"steps": MANY_STEPS}}
+    _, want = tiny_run(place / "shards", tmp_path / "alone", **sections)
+    runs = {f"many{zero}": sections | {"deepspeed": {"zero": zero}} for zero in range(4)}
+    two_processes(place, runs)
+    for name in runs:
+        assert_equal_runs(read_metrics(place / name / "metrics.jsonl"), want)
+    for zero in range(4):
+        config = tiny_config(
+            *(place / "shards", tmp_path / f"one{zero}"), **sections, deepspeed={"zero": zero}
+        )
+        run_training(config, model=tiny_model("image", "imu"))
+        assert_equal_runs(read_metrics(tmp_path / f"one{zero}" / "metrics.jsonl"), want)
+
+
 def test_zero_3_with_stored_features_and_recomputation(place, both, tmp_path):
     sections = MIXED | {
         "data": {"augment": False},
@@ -211,14 +229,14 @@ def test_zero_3_with_stored_features_and_recomputation(place, both, tmp_path):
 
 @pytest.mark.parametrize("name", ["both1", "both3"])
 def test_two_processes_resume_as_one(place, alone, both, name):
-    """A run of two processes, cut off after step 20, goes on in one: same samples and losses."""
+    """A run of two processes, cut off after step 4, goes on in one: same samples and losses."""
     out = place / f"elastic-{name}"
     shutil.copytree(place / name / "checkpoints", out / "checkpoints")
     shutil.rmtree(out / "checkpoints" / f"step-{STEPS:06d}")
     batch = {"per_device": 4, "same_modality": 1}
     _, rest = tiny_run(place / "shards", out, **MIXED | {"batch": batch})
-    assert [r["step"] for r in rest] == list(range(21, STEPS + 1))
-    assert_equal_runs(rest, alone[20:])
+    assert [r["step"] for r in rest] == [5, 6]
+    assert_equal_runs(rest, alone[4:])
     compare(place, "alone", out.name)
 
 
@@ -252,7 +270,7 @@ def test_one_process_under_deepspeed_equals_plain_and_resumes(place, alone, zero
         return read_metrics(place / f"cut{zero}" / "metrics.jsonl")
 
     run(3)
-    assert_equal_runs(run(10), alone[:10])
+    assert_equal_runs(run(STEPS), alone)
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])

@@ -236,8 +236,15 @@ def _language(model: OneLLM, shapes: Shapes, soft: list[tuple[str, Tensor]]) -> 
         [nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows]
     )
     places_BT = torch.empty(embeds_BTD.shape[:2], dtype=torch.long, device=META)
+    # The mask that transformers would make; making it looks at numbers.
+    eager = model.llm.config._attn_implementation == "eager"
+    kind = embeds_BTD.dtype if eager else torch.bool
+    mask_B1TT = torch.empty(len(rows), 1, longest, longest, dtype=kind, device=META)
     hidden_BTD = model.llm.base_model(
-        inputs_embeds=embeds_BTD, position_ids=places_BT, use_cache=False
+        inputs_embeds=embeds_BTD,
+        attention_mask=mask_B1TT,
+        position_ids=places_BT,
+        use_cache=False,
     ).last_hidden_state
     chosen_S = torch.empty(shapes.supervised, dtype=torch.long, device=META)
     hidden_SD = hidden_BTD.flatten(0, 1).index_select(0, chosen_S)

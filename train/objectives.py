@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +25,8 @@ from onellm.train.media import Agree, FrozenStore, MediaGroup, encode_groups
 from onellm.train.regression import embed_texts
 
 
-@dataclass
-class Losses:
-    """Losses of one micro-batch, not yet divided by anything.
+class Losses(NamedTuple):
+    """Losses of one micro-batch, not yet divided by anything; a tuple, as hooks want it.
 
     Args:
         total: sum over everything that counts, a scalar to call ``backward`` on.
