@@ -32,7 +32,7 @@ from onellm.registry import modality_classes
 from onellm.splice import IGNORED
 from onellm.train.memory import LiveBytes
 from onellm.train.objectives import LanguageModelling
-from onellm.train.trainables import select
+from onellm.train.trainables import matches, select
 
 EXAMPLES = """examples:
   python benchmarks/train_step.py --size tiny
@@ -157,7 +157,9 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
     """Seconds and memory of a step of both kinds."""
     device = torch.device(options.device)
     model = build_model(options, name)
-    select(model, ALIGN if stage == "alignment" else ["llm.*"], [name])
+    names = [n for n, _ in model.named_parameters()]
+    wanted = ALIGN if stage == "alignment" else ("llm.*",)
+    select(model, [glob for glob in wanted if matches(names, glob, [name])], [name])
     count = options.batch
     batch = samples(model, name, stage, count)
     alignment = stage == "alignment"

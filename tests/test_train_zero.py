@@ -287,6 +287,9 @@ def test_bfloat16_keeps_float32_masters_and_rotary_frequencies(place, zero):
     assert {b.dtype for n, b in model.named_buffers() if "inv_freq" in n} == {torch.float32}
 
 
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has no float16 arithmetic"
+)
 def test_float16_remembers_its_loss_scale(place):
     """The scale falls until nothing overflows; a run that goes on does not begin at the top."""
     sections = MIXED | {

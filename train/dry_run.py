@@ -200,7 +200,7 @@ def divide(
             "activations": max(0, measured.together - measured.gradients),
             "gradients": measured.gradients,
         }
-    if plain and config.dtype == "bfloat16":
+    if plain and size == 4 and config.dtype == "bfloat16":
         memory["weights cast by autocast"] = weights / 2
     host: dict[str, float] = {}
     offload = config.deepspeed.offload if config.deepspeed else None

@@ -183,7 +183,8 @@ def _pass(model: OneLLM, config: TrainConfig, shapes: Shapes) -> None:
     else:
         loss = sum((s.float().sum() for _, s in soft), start=torch.zeros((), device=META))
     if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Not loss.backward(): a mode is off while it handles that, and blocks are recomputed in it.
+        torch.autograd.backward(loss)
 
 
 def _soften(model: OneLLM, config: TrainConfig, name: str, count: int) -> Tensor:
