@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from onellm.modality import Modality
 
 _PACKAGE = Path(__file__).parent
-_FOLDERS = {"presets": _PACKAGE / "presets", "stages": _PACKAGE / "train" / "configs"}
+_FOLDERS = {
+    "presets": _PACKAGE / "presets",
+    "stages": _PACKAGE / "train" / "configs",
+    "hardware": _PACKAGE / "train" / "hardware",
+}
 KINDS = ("modalities", *_FOLDERS)
 
 
@@ -44,6 +48,7 @@ def listings(kind: str | None = None) -> list[Listing]:
         "modalities": _modalities,
         "presets": lambda: _files("presets", "onellm quickstart --preset NAME"),
         "stages": lambda: _files("stages", "onellm train NAME"),
+        "hardware": lambda: _files("hardware", "onellm train STAGE --hardware NAME"),
     }
     if kind is not None and kind not in makers:
         raise ConfigError(f"unknown kind {kind!r}.{did_you_mean(kind, makers)}")

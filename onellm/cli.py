@@ -383,7 +383,7 @@ def convert(
 )
 def list_choices(
     kind: Annotated[
-        str | None, typer.Argument(help="modalities, presets or stages; all if left out.")
+        str | None, typer.Argument(help="modalities, presets, stages or hardware; all if left out.")
     ] = None,
 ) -> None:
     """Print tables of what there is."""

@@ -237,3 +237,9 @@ def test_slurm_goes_on_after_a_saved_stop(stand_ins, monkeypatch, status, requeu
     calls = stand_ins.read_text()
     assert "node7" in calls
     assert ("scontrol requeue 12345" in calls) == requeued
+
+
+def test_export_names_what_is_missing(tmp_path):
+    done = CliRunner().invoke(app, ["export", str(tmp_path), str(tmp_path / "model")])
+    assert done.exit_code == 2
+    assert "train.json: expected" in done.stderr or "expected the folder of a run" in done.stderr
