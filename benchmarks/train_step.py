@@ -21,7 +21,7 @@ import torch
 from clock import machine, seconds_of
 from published_step import PublishedStep
 from sizes import DTYPES, LLMS, TINY_MODALITIES
-from torch import Tensor
+from torch import Tensor, nn
 
 from onellm.data.loader import Batch, Example, Medium
 from onellm.encoder import EncoderConfig
@@ -179,7 +179,8 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
         ),
     }
     steps = {side: Step(*parts) for side, parts in sides.items()}
-    first = {side: step.first(model, device) for side, step in steps.items()}
+    modules = {"ours": model, "published": published}
+    first = {side: step.first(model, modules[side], device) for side, step in steps.items()}
     losses = {side: loss for side, (loss, _) in first.items()}  # of the same weights
     memory = {side: peak for side, (_, peak) in first.items()}
     if not abs(losses["ours"] - losses["published"]) <= CLOSE * losses["published"]:
@@ -225,7 +226,7 @@ class Step:
         for part in self.passes:
             loss, _ = self.forward(part)
             (loss / self.total).backward()
-            summed += float(loss)
+            summed += float(loss.detach())
         return summed / self.total
 
     def update(self) -> None:
@@ -239,7 +240,7 @@ class Step:
         self.learn()
         self.update()
 
-    def first(self, model: OneLLM, device: torch.device) -> tuple[float, float]:
+    def first(self, model: OneLLM, known: nn.Module, device: torch.device) -> tuple[float, float]:
         """Run it once: the loss, and the most bytes of tensors alive.
 
         Weights, Adam's moments, gradients, activations; what kernels keep to themselves does not
@@ -248,6 +249,7 @@ class Step:
         fixed = sum(p.nbytes for p in model.parameters())
         moments = 2 * sum(p.nbytes for p in self.trained)
         with LiveBytes(device.type) as live:
+            live.know([*known.parameters(), *known.buffers()])
             loss = self.learn()
         self.update()
         return loss, float(fixed + moments + live.peak)

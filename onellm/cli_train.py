@@ -81,7 +81,8 @@ def _tell(run: DryRun, tflops: float) -> None:
     console.print(table, "", sep="\n")
 
     title = f"memory of each of {run.world} device(s)"
-    table = Table("component", title=title, title_justify="left", box=None, pad_edge=False)
+    console.print(title, style="italic", highlight=False)
+    table = Table("component", box=None, pad_edge=False)
     table.add_column("GB", justify="right")
     for part, size in run.memory.items():
         table.add_row(part, f"{size / 1e9:,.2f}")

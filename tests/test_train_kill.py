@@ -74,9 +74,10 @@ def test_the_command_leaves_with_the_code_of_a_terminated_process(tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     try:
-        metrics, end = tmp_path / "out" / "metrics.jsonl", time.monotonic() + 100
+        metrics, end = tmp_path / "out" / "metrics.jsonl", time.monotonic() + 240
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
             time.sleep(0.05)
+        assert metrics.exists(), "it has not begun"
         running.send_signal(signal.SIGTERM)
         said = running.communicate(timeout=60)[1]
     finally:

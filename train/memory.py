@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -121,14 +121,23 @@ class _FlashShape(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-class _FusedAttention(TorchFunctionMode):
-    """PyTorch's attention as the kernels of real devices do it, without its table of weights."""
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """PyTorch's attention as the kernels of real devices do it, without its table of weights.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            query, key, value = args[:3] if len(args) >= 3 else _named(args, kwargs)
-            return _FlashShape.apply(query, key, value)  # type: ignore[no-untyped-call]
-        return func(*args, **(kwargs or {}))
+    A function mode would be simpler, but is off in the backward pass, where blocks are recomputed.
+    """
+
+    def attend(*args: Any, **kwargs: Any) -> Any:
+        query, key, value = args[:3] if len(args) >= 3 else _named(args, kwargs)
+        return _FlashShape.apply(query, key, value)  # type: ignore[no-untyped-call]
+
+    usual = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = usual
 
 
 def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -147,13 +156,13 @@ def measure_passes(model: OneLLM, config: TrainConfig, shapes: Shapes, passes: i
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
-    with LiveBytes() as live, _FusedAttention():
+    with LiveBytes() as live, _fused_attention():
         live.know([*model.parameters(), *model.buffers()])
         for _ in range(min(passes, 2)):
             _pass(model, config, shapes)
     for parameter in trained:
         parameter.grad = None
-    with LiveBytes() as alone, _FusedAttention(), _dropping(trained):
+    with LiveBytes() as alone, _fused_attention(), _dropping(trained):
         alone.know([*model.parameters(), *model.buffers()])
         _pass(model, config, shapes)
     return Passes(live.peak, alone.peak, gradients)
@@ -183,8 +192,7 @@ def _pass(model: OneLLM, config: TrainConfig, shapes: Shapes) -> None:
     else:
         loss = sum((s.float().sum() for _, s in soft), start=torch.zeros((), device=META))
     if loss.requires_grad:
-        # Not loss.backward(): a mode is off while it handles that, and blocks are recomputed in it.
-        torch.autograd.backward(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _soften(model: OneLLM, config: TrainConfig, name: str, count: int) -> Tensor:
@@ -233,9 +241,7 @@ def _language(model: OneLLM, shapes: Shapes, soft: list[tuple[str, Tensor]]) -> 
         media, pool = pool[:count], pool[count:]
         rows.append(torch.cat([text_SD[:1], *media, text_SD[1:]]))
     longest = max(len(row) for row in rows)
-    embeds_BTD = torch.stack(
-        [nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows]
-    )
+    embeds_BTD = torch.stack([functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
     places_BT = torch.empty(embeds_BTD.shape[:2], dtype=torch.long, device=META)
     # The mask that transformers would make; making it looks at numbers.
     eager = model.llm.config._attn_implementation == "eager"
@@ -250,7 +256,7 @@ def _language(model: OneLLM, shapes: Shapes, soft: list[tuple[str, Tensor]]) -> 
     chosen_S = torch.empty(shapes.supervised, dtype=torch.long, device=META)
     hidden_SD = hidden_BTD.flatten(0, 1).index_select(0, chosen_S)
     logits_SV = model.llm.get_output_embeddings()(hidden_SD).float()
-    loss_S = nn.functional.cross_entropy(logits_SV, chosen_S, reduction="none")
+    loss_S = functional.cross_entropy(logits_SV, chosen_S, reduction="none")
     return loss_S.sum()
 
 

@@ -100,7 +100,7 @@ class Objective(nn.Module, ABC):
             drawn = set(self.model.modalities) - self._absent
         absent = set(self.model.modalities) - drawn
         idle = [
-            parameter.flatten()[:1].sum()
+            self._touched(name)
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
             and (
@@ -111,6 +111,13 @@ class Objective(nn.Module, ABC):
         ]
         idle, self._fillers = [*idle, *self._fillers], []
         return 0.0 * torch.stack(idle).sum() if idle else torch.zeros((), device=self.model.device)
+
+    def _touched(self, name: str) -> Tensor:
+        """A number of a parameter; asked of its owner, since ZeRO 3 gathers it only then."""
+        home, _, leaf = name.rpartition(".")
+        parameter = self.model.get_submodule(home)._parameters[leaf]
+        assert parameter is not None, name
+        return parameter.flatten()[:1].sum()
 
     def encoded(self, batch: Batch) -> list[MediaGroup]:
         """The batch's media, encoded; with groups of no place for the passes of other devices."""

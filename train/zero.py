@@ -234,18 +234,13 @@ class DeepSpeedEngine:
         """Within it a parameter is whole; what the processes that are told True write is kept."""
         if self.zero < 3:
             return nullcontext(True)
-        from deepspeed.zero import GatheredParameters
-
-        return _Telling(GatheredParameters([parameter], modifier_rank=0), self.rank == 0)
+        return _Telling(_whole([parameter], modifier_rank=0), self.rank == 0)
 
     def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
         """Within it, these parameters are whole on every process."""
         if self.zero < 3:
             return nullcontext()
-        from deepspeed.zero import GatheredParameters
-
-        context: AbstractContextManager[Any] = GatheredParameters(list(parameters))
-        return context
+        return _whole(list(parameters))
 
     def weights(self) -> StateDict | None:
         """All weights of the model, gathered one by one, on the first process."""
@@ -274,6 +269,14 @@ class DeepSpeedEngine:
         comm.destroy_process_group()
         for name in self._environment:
             os.environ.pop(name, None)
+
+
+def _whole(parameters: list[nn.Parameter], **options: Any) -> AbstractContextManager[Any]:
+    """Within it, parameters that ZeRO 3 has divided are whole."""
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters, **options)
+    return context
 
 
 class _Telling:
