@@ -23,16 +23,17 @@ Shape = tuple[int, ...]
 
 
 class Saved(Protocol):
-    """A training state to go on from.
+    """A training state to go on from."""
 
-    Attributes:
-        step: optimiser steps done.
-        facts: what is no tensor: ``updates`` made (steps less those left out), ``loss_scale`` …
-        shapes: name → shape of the whole tensor.
-    """
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        ...
 
-    step: int
-    facts: Mapping[str, Any]
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is no tensor: ``updates`` made (steps less those left out), ``loss_scale`` …"""
+        ...
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
