@@ -32,7 +32,7 @@ class Saved(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is no tensor: ``updates`` made (steps less those left out), ``loss_scale`` …"""
+        """What is no tensor: ``updates`` made (steps less those left out), ``loss_scale``."""
         ...
 
     @property
