@@ -13,6 +13,7 @@ from onellm.train.metrics import read_metrics
 
 Point = tuple[float, float]
 Records = list[dict[str, Any]]
+Value = Callable[[dict[str, Any]], Any]
 SHOWN = 240
 """Points of a curve at most; more are averaged over equal stretches of steps."""
 
@@ -79,11 +80,11 @@ def panels(runs: Mapping[str, Records]) -> list[Panel]:
     Args:
         runs: records by run.
     """
-    made = [_by_run("loss", "loss", runs, lambda r: r.get("loss"))]
+    made = [_by_run("loss", "loss", runs, _value("loss"))]
     made += _by_modality(runs)
-    made.append(_by_run("learning rate", "rate", runs, lambda r: r.get("lr")))
+    made.append(_by_run("learning rate", "rate", runs, _value("lr")))
     made += [
-        _by_run(title, "rate", runs, lambda r, key=key: r.get(key), share=share)
+        _by_run(title, "rate", runs, _value(key), share=share)
         for key, title, share in (
             ("samples_per_second", "samples / s", False),
             ("tokens_per_second", "tokens / s", False),
@@ -97,11 +98,19 @@ def panels(runs: Mapping[str, Records]) -> list[Panel]:
     return [panel for panel in made if panel is not None]
 
 
+def _value(key: str) -> Value:
+    return lambda record: record.get(key)
+
+
+def _loss_of(modality: str) -> Value:
+    return lambda record: record.get("losses", {}).get(modality)
+
+
 def _by_run(
     title: str,
     kind: str,
     runs: Mapping[str, Records],
-    value: Callable[[dict[str, Any]], Any],
+    value: Value,
     *,
     share: bool = False,
 ) -> Panel | None:
@@ -118,15 +127,12 @@ def _by_modality(runs: Mapping[str, Records]) -> list[Panel | None]:
     """Of one run a panel with a curve for each modality; of several a panel for each."""
     names = list(dict.fromkeys(n for rs in runs.values() for r in rs for n in r.get("losses", ())))
     if len(runs) > 1:
-        return [
-            _by_run(f"loss: {n}", "loss", runs, lambda r, n=n: r.get("losses", {}).get(n))
-            for n in names
-        ]
+        return [_by_run(f"loss: {n}", "loss", runs, _loss_of(n)) for n in names]
     (records,) = runs.values()
     curves = [
         Curve(n, points, number)
         for number, n in enumerate(names)
-        if (points := _points(records, lambda r, n=n: r.get("losses", {}).get(n)))
+        if (points := _points(records, _loss_of(n)))
     ]
     return [Panel("loss by modality", curves, "loss")] if len(curves) > 1 else []
 
@@ -151,7 +157,7 @@ def _routers(runs: Mapping[str, Records]) -> list[Panel | None]:
     ]
 
 
-def _points(records: Records, value: Callable[[dict[str, Any]], Any]) -> list[Point]:
+def _points(records: Records, value: Value) -> list[Point]:
     points = [
         (float(r["step"]), float(v))
         for r in records
