@@ -9,6 +9,7 @@ from pathlib import Path
 from setuptools import setup
 
 AREAS = ("tokenizers", "projection", "data", "train", "eval")
+INNER = ("onellm.eval.readers",)
 ROOT = Path(__file__).parent
 
 REQUIRED = [
@@ -71,13 +72,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["onellm", *(f"onellm.{area}" for area in AREAS)],
+    packages=["onellm", *(f"onellm.{area}" for area in AREAS), *INNER],
     package_dir={"onellm": "onellm"} | {f"onellm.{area}": area for area in AREAS},
     package_data={
         "onellm": ["py.typed", "presets/*.yaml"],
         "onellm.data": ["starter/*"],
         "onellm.train": ["configs/*.yaml"],
-        "onellm.eval": ["*.yaml", "*.html"],
+        "onellm.eval": ["*.yaml", "*.html", "*.css", "tasks/*.yaml"],
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,

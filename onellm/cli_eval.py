@@ -1,0 +1,233 @@
+"""``onellm eval``: ask a model every question of a benchmark, score, compare, export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onellm.errors import ConfigError
+from onellm.manners import manners, verb_help
+
+if TYPE_CHECKING:
+    from onellm.eval.task import Task
+
+RESUMABLE = "interrupted: the same command goes on where this one stopped"
+
+eval_app = typer.Typer(
+    name="eval",
+    invoke_without_command=True,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    **verb_help(
+        "Measure a model on benchmarks.",
+        "onellm eval --model DIR --tasks gqa,msvd_qa --data ROOT --out runs/first",
+        "onellm eval --tasks all --data ROOT --validate-data",
+        "onellm eval --model DIR --tasks textvqa@ocr --data ROOT --out runs/ocr --limit 100",
+        "onellm eval --score-only runs/first/gqa.jsonl --task gqa@official",
+        "onellm eval compare runs/first runs/second",
+        "onellm eval export runs/first/vqav2.jsonl --task vqav2 --out submission",
+        "deepspeed --module onellm.eval.launch --model DIR --tasks gqa --data ROOT --out DIR",
+        more="Tasks are named by onellm ls tasks; onellm show TASK says where its data are had "
+        "and where they go. A run that was cut off goes on.",
+    ),
+)
+
+Tasks = Annotated[str, typer.Option(help="Names or YAML files, such as gqa,textvqa@ocr; or all.")]
+Data = Annotated[Path | None, typer.Option(help="Folder that the tasks' paths are below.")]
+
+
+@eval_app.callback()
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="Folder of a saved model, or a hub id.")] = "",
+    tasks: Tasks = "",
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of answers and report.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first so many questions of each task.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="How many at a time; changes no answer.")
+    ] = 16,
+    decoding: Annotated[
+        str, typer.Option(help="greedy, or published: sampled as the paper's scripts do.")
+    ] = "greedy",
+    seed: Annotated[int, typer.Option(help="Of sampling, and of which samples are shown.")] = 0,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 …; by default the GPU if any.")
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")
+    ] = "float32",
+    bits: Annotated[int, typer.Option(help="8 or 4: quantise the LLM.")] = 0,
+    validate_data: Annotated[
+        bool, typer.Option("--validate-data", help="Say what is missing, and stop.")
+    ] = False,
+    score_only: Annotated[
+        Path | None, typer.Option(help="Score a file of answers, without a model.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="The task of --score-only.")] = "",
+) -> None:
+    """Check data, score a file, or run benchmarks; a verb behind it does something else."""
+    if context.invoked_subcommand is not None:
+        return
+    with manners(RESUMABLE):
+        if score_only is not None:
+            _score(score_only, task or tasks, data)
+        elif validate_data:
+            _validate(tasks, data, limit)
+        else:
+            _need({"--model": model, "--tasks": tasks, "--data": data, "--out": out})
+            assert data is not None and out is not None
+            options = {"limit": limit, "batch_size": batch_size, "decoding": decoding}
+            _run(model, tasks, data, out, {**options, "seed": seed}, (device, dtype, bits))
+
+
+def _need(options: dict[str, Any]) -> None:
+    missing = [name for name, value in options.items() if not value]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} missing; onellm eval --help shows examples")
+
+
+def _specs(tasks: str) -> dict[str, Task]:
+    from onellm.eval.task import load_tasks, task_specs
+
+    return dict(zip(task_specs(tasks), load_tasks(tasks), strict=True))
+
+
+def _validate(tasks: str, data: Path | None, limit: int | None) -> None:
+    from onellm.eval.validate import validate
+
+    _need({"--data": data})
+    assert data is not None
+    findings = validate(_specs(tasks or "all").values(), data, limit)
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ready else 'BAD '} {finding}")
+    ready = sum(finding.ready for finding in findings)
+    typer.echo(f"{ready} of {len(findings)} tasks can be run")
+    if ready < len(findings):
+        raise typer.Exit(1)
+
+
+def _score(file: Path, task: str, data: Path | None) -> None:
+    from onellm.eval.evaluate import check_whole
+    from onellm.eval.items import entries
+    from onellm.eval.scoring import row_of, score_answers
+    from onellm.eval.show_scores import lines_of
+    from onellm.eval.task import load_task
+
+    _need({"--task": task})
+    found = load_task(task)
+    expected = None if data is None else [entry.id for entry in entries(found, data)]
+    remark = check_whole(file, found) if data is None else ""
+    records, score = score_answers(found, file, expected, write=False)
+    for line in lines_of(row_of(found, records, score)):
+        typer.echo(line)
+    if remark:
+        typer.echo(f"note: {remark}", err=True)
+
+
+def _run(
+    model: str,
+    tasks: str,
+    data: Path,
+    out: Path,
+    options: dict[str, Any],
+    place: tuple[str, str, int],
+) -> None:
+    from onellm.eval.evaluate import Settings, evaluate, plan
+    from onellm.eval.fingerprint import model_fingerprint
+    from onellm.eval.launch import local_device, shard_from_environment
+    from onellm.progress import SilentProgress, watch
+
+    specs, shard = _specs(tasks), shard_from_environment()
+    from onellm.checkpoint import folder_of
+
+    device, dtype, bits = place
+    folder = folder_of(model)
+    identity = f"{model_fingerprint(folder)}/{dtype}" + (f"/{bits} bits" if bits else "")
+    settings = Settings(model, identity, data, out, **options)
+    planned = plan(specs, settings)
+
+    def load() -> Any:
+        from onellm.cli import _load
+
+        return _load(str(folder), device or local_device(), dtype, bits)
+
+    if shard.rank:
+        evaluate(planned, settings, load, shard=shard, progress=SilentProgress())
+        return
+    with watch() as progress:
+        page = evaluate(planned, settings, load, shard=shard, progress=progress)
+    _summary(out)
+    typer.echo(f"report: {page}")
+
+
+def _summary(out: Path) -> None:
+    import json
+
+    from onellm.eval.show_scores import table_of
+
+    rows = json.loads((out / "report.json").read_text(encoding="utf-8"))["tasks"]
+    for line in table_of(rows):
+        typer.echo(line)
+
+
+@eval_app.command(
+    **verb_help(
+        "Compare two runs, question by question.",
+        "onellm eval compare runs/first runs/second",
+        "onellm eval compare runs/first/gqa.jsonl runs/second/gqa.jsonl --task gqa --differences 20",
+        more="Two folders are compared task by task; two files need --task. The test is paired.",
+    )
+)
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run's folder, or a file of answers.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    task: Annotated[str, typer.Option(help="The task of two files.")] = "",
+    differences: Annotated[
+        int, typer.Option(min=0, help="How many differing answers to list.")
+    ] = 5,
+) -> None:
+    """Print a paired test per task, and answers that differ."""
+    with manners():
+        from onellm.eval.comparing import pairs_of, spoken
+
+        for name, one, other in pairs_of(first, second, task):
+            for line in spoken(name, one, other, differences):
+                typer.echo(line)
+
+
+@eval_app.command(
+    **verb_help(
+        "Write a file of answers in a benchmark's official submission format.",
+        "onellm eval export runs/first/vqav2.jsonl --task vqav2 --out submission",
+        "onellm eval export runs/first/vqav2.jsonl --task vqav2 --format vqa_normalised --out s",
+        "onellm eval export runs/first/mmbench.jsonl --task mmbench --format mmbench_xlsx --out s",
+    )
+)
+def export(
+    file: Annotated[Path, typer.Argument(help="A file of answers.")],
+    task: Annotated[str, typer.Option(help="Its task.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    format: Annotated[str, typer.Option(help="One of the task's formats; its first.")] = "",
+) -> None:
+    """Write what official scorers and servers read."""
+    with manners():
+        from onellm.eval.answers import read_answers
+        from onellm.eval.exports import export as write
+        from onellm.eval.scoring import check_ids
+        from onellm.eval.task import load_task
+
+        found, records = load_task(task), read_answers(file)
+        check_ids(found, records)
+        _print_files(write(found, records, out, format))
+
+
+def _print_files(paths: Sequence[Path]) -> None:
+    for path in paths:
+        typer.echo(str(path))
