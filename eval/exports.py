@@ -165,16 +165,14 @@ def _mme(records: Sequence[Record]) -> Files:
         line = "\t".join((meta["file"], meta["question"], r["target"], said))
         lines.setdefault(meta["subtask"], {}).setdefault(meta["image"], []).append(line)
     return {
-        f"{subtask}.txt": "".join(
-            f"{line}\n" for pair in images.values() for line in pair
-        ).encode()
+        f"{subtask}.txt": "".join(f"{line}\n" for pair in images.values() for line in pair).encode()
         for subtask, images in lines.items()
     }
 
 
 def _mmbench_rows(records: Sequence[Record]) -> list[list[str]]:
-    head = ["index", "question", "A", "B", "C", "D", "prediction", "category", "l2-category", "split"]
-    rows = [head]
+    head = "index question A B C D prediction category l2-category split"
+    rows = [head.split()]
     for r in records:
         meta, options = r["meta"], [*r["options"], "", "", "", ""][:4]
         tail = [meta["category"], meta["ability"], meta["split"]]
@@ -216,7 +214,10 @@ def workbook(rows: Sequence[Sequence[str]]) -> bytes:
             for column, cell in enumerate(row)
         ]
         lines.append(f"<row>{''.join(cells)}</row>")
-    sheet = f'<worksheet xmlns="{_NS}/spreadsheetml/2006/main"><sheetData>{"".join(lines)}</sheetData></worksheet>'
+    sheet = (
+        f'<worksheet xmlns="{_NS}/spreadsheetml/2006/main">'
+        f"<sheetData>{''.join(lines)}</sheetData></worksheet>"
+    )
     parts = {
         "[Content_Types].xml": f'<Types xmlns="{_NS}/package/2006/content-types">'
         '<Default Extension="rels" '

@@ -70,7 +70,7 @@ class Item:
     target: Any
     meta: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
-    settings: AnswerSettings = AnswerSettings(max_new_tokens=12)
+    settings: AnswerSettings = field(default_factory=AnswerSettings)
     likelihood: bool = False
 
     def key(self, model: str = "", seed: int = 0) -> str:
@@ -190,11 +190,11 @@ def item_of(
 
 
 def lettered(options: tuple[str, ...]) -> str:
-    """Options as prompts show them.
+    r"""Options as prompts show them.
 
     Example:
         >>> lettered(("rock", "air"))
-        'A. rock\\nB. air'
+        'A. rock\nB. air'
     """
     pairs = zip(string.ascii_uppercase, options, strict=False)
     return "\n".join(f"{letter}. {option}" for letter, option in pairs)

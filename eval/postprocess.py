@@ -30,14 +30,14 @@ STEPS: dict[str, Callable[[str], str]] = {
 
 
 def postprocess(text: str, steps: Sequence[str]) -> str:
-    """Take a task's steps.
+    r"""Take a task's steps.
 
     Args:
         text: a model's text.
         steps: names of :data:`STEPS`, in order.
 
     Example:
-        >>> postprocess(" a dog\\n### Human: and", ["cut_at_turn", "strip"])
+        >>> postprocess(" a dog\n### Human: and", ["cut_at_turn", "strip"])
         'a dog'
     """
     for step in steps:

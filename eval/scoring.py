@@ -108,8 +108,7 @@ def row_of(task: Task, records: Sequence[Record], score: Score | None) -> dict[s
         records: its answers.
         score: of them; None where a server scores.
     """
-    steps = task.post
-    empty = sum(not postprocess(r["answer"], steps).strip() for r in records)
+    empty = sum(not postprocess(r["answer"], task.post).strip() for r in records)
     return {
         "task": task.name,
         "title": task.title,
@@ -123,6 +122,9 @@ def row_of(task: Task, records: Sequence[Record], score: Score | None) -> dict[s
         "groups": _plain(score.groups) if score else {},
         "unparsed": score.unparsed / len(records) if score else None,
         "empty": empty / len(records),
+        # Whether a single answer is right or wrong, and nothing between.
+        "hit_or_miss": bool(score) and all(s in (0, 1, None) for s in score.samples),
+        "notes": list(score.notes) if score else [],
         "seconds_per_answer": sum(r.get("seconds", 0.0) for r in records) / len(records),
         "published": task.published.model_dump(mode="json"),
     }

@@ -56,7 +56,7 @@ class MediumFile(StrictModel):
     modality: str
     file: str | tuple[str, ...]
     suffix: str = ""
-    when: dict[str, Any] = {}
+    when: dict[str, Any] = Field(default_factory=dict)
     cut: Literal["frames", "samples"] | None = None
     between: tuple[str, str] | None = None
     clock: str = ""
@@ -77,7 +77,7 @@ class Scorer(StrictModel):
     """
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Published(StrictModel):
@@ -94,8 +94,8 @@ class Published(StrictModel):
     """
 
     table: str = ""
-    metric: dict[str, str] = {}
-    scores: dict[str, dict[str, float]] = {}
+    metric: dict[str, str] = Field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     trained: tuple[str, ...] = ()
     note: str = ""
 
@@ -133,7 +133,6 @@ class Task(StrictModel):
         published_tokens: limit of the published scripts, which sample.
         post: steps between a model's text and the scorer (:mod:`onellm.eval.postprocess`).
         scorer: what turns answers into numbers; None where only a server has the truth.
-        breakdown: metric groups that the report shows, by their names in ``meta``.
         published: what the paper and others report.
         export: formats of official submissions (:mod:`onellm.eval.exports`).
         notes: traps, and where others do otherwise.
@@ -150,7 +149,7 @@ class Task(StrictModel):
     source: str
     files: dict[str, str]
     reader: str
-    reader_options: dict[str, Any] = {}
+    reader_options: dict[str, Any] = Field(default_factory=dict)
     media: tuple[MediumFile, ...] = ()
     prompt: str
     answering: Literal["generate", "likelihood"] = "generate"
@@ -158,11 +157,10 @@ class Task(StrictModel):
     published_tokens: PositiveInt = 128
     post: tuple[str, ...] = ("cut_at_turn", "strip")
     scorer: Scorer | None = None
-    breakdown: tuple[str, ...] = ()
     published: Published = Published()
     export: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    variants: dict[str, Variant] = {}
+    variants: dict[str, Variant] = Field(default_factory=dict)
     extra: bool = False
 
     @field_validator("post")

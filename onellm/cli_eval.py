@@ -181,7 +181,8 @@ def _summary(out: Path) -> None:
     **verb_help(
         "Compare two runs, question by question.",
         "onellm eval compare runs/first runs/second",
-        "onellm eval compare runs/first/gqa.jsonl runs/second/gqa.jsonl --task gqa --differences 20",
+        "onellm eval compare runs/first/gqa.jsonl runs/other/gqa.jsonl --task gqa",
+        "onellm eval compare runs/first runs/second --differences 20",
         more="Two folders are compared task by task; two files need --task. The test is paired.",
     )
 )

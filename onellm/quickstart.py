@@ -188,7 +188,7 @@ class QuickStart:
 
     def _evaluate(self, model: OneLLM) -> None:
         from onellm.eval.runner import run as ask
-        from onellm.eval.tasks import starter_items
+        from onellm.eval.starter import starter_items
 
         with self._timed("evaluation"):
             prompts = {m: model.modality(m).caption_prompt for m in self.modalities}

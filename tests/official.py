@@ -299,7 +299,8 @@ def coco_caption(made: Made) -> None:
 
 @fixture("mme")
 def mme(made: Made) -> None:
-    for folder, inner in (("existence", ("", "")), ("landmark", ("images/", "questions_answers_YN/"))):
+    apart = ("images/", "questions_answers_YN/")
+    for folder, inner in (("existence", ("", "")), ("landmark", apart)):
         for name in ("0001", "0002"):
             made.pictures(f"mme/{folder}/{inner[0]}{name}.jpg")
             asked = "in this picture? Please answer yes or no."
@@ -371,13 +372,13 @@ def seed_bench(made: Made) -> None:
 
 @fixture("nextqa")
 def nextqa(made: Made) -> None:
-    head = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4".split(",")
-    rows = [
-        (1001, 300, 320, 240, "why did the boy run", 2, 4, "CW", *("late,cold,dog,bored,game").split(",")),
-        (1001, 300, 320, 240, "what did he do, then", 0, 5, "TN", *("sat,ran,ate,hid,left").split(",")),
-        (1002, 300, 320, 240, "where is this", 4, 0, "DL", *("sea,hill,shop,bus,park").split(",")),
-    ]
-    made.table("nextqa/val.csv", [head, *rows])
+    lines = (
+        "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4",
+        "1001,300,320,240,why did the boy run,2,4,CW,late,cold,dog,bored,game",
+        '1001,300,320,240,"what did he do, then",0,5,TN,sat,ran,ate,hid,left',
+        "1002,300,320,240,where is this,4,0,DL,sea,hill,shop,bus,park",
+    )
+    made.text("nextqa/val.csv", "\n".join(lines) + "\n")
     made.json("nextqa/map_vid_vidorID.json", {"1001": "0042/1001", "1002": "0042/1002"})
     made.videos("nextqa/NExTVideo/0042/1001.mp4", "nextqa/NExTVideo/0042/1002.mp4")
 
@@ -445,9 +446,7 @@ def clotho_aqa(made: Made) -> None:
 
 @fixture("audiocaps")
 def audiocaps(made: Made) -> None:
-    rows = [
-        (10 * n + m, f"v{n}", 30, text) for n in range(3) for m, text in enumerate(CAPTIONS[n])
-    ]
+    rows = [(10 * n + m, f"v{n}", 30, text) for n in range(3) for m, text in enumerate(CAPTIONS[n])]
     head = ("audiocap_id", "youtube_id", "start_time", "caption")
     made.table("audiocaps/test.csv", [head, *rows])
     made.sounds(*(f"audiocaps/test/v{n}_30.wav" for n in range(3)))

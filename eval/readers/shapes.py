@@ -9,9 +9,7 @@ from onellm.errors import BadInput
 from onellm.eval.annotations import Entry
 
 
-def read(
-    files: Mapping[str, Path], split: str = "test", pattern: str = "*.off"
-) -> Iterator[Entry]:
+def read(files: Mapping[str, Path], split: str = "test", pattern: str = "*.off") -> Iterator[Entry]:
     """Yield shapes class by class; the folders' names are the classes.
 
     Args:
