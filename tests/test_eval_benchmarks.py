@@ -300,9 +300,9 @@ def verb(*words: object):
 
 def test_scoring_alone_needs_no_torch_and_is_quick(whole):
     out, _ = whole
+    words = ["eval", "--score-only", str(out / "gqa.jsonl"), "--task", "gqa@official"]
     code = (
-        "import sys\nfrom onellm.cli import app\n"
-        f"try: app(['eval', '--score-only', {str(out / 'gqa.jsonl')!r}, '--task', 'gqa@official'])\n"
+        f"import sys\nfrom onellm.cli import app\ntry: app({words!r})\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
     )
