@@ -77,9 +77,7 @@ def _similarity(grams: Grams, item_C: Ints, items: int) -> Floats:
         shared = np.flatnonzero(own_key[place] == key_P[first:])
         theirs = weight_P[first:][shared]
         product = np.minimum(own_weight[place[shared]], theirs) * theirs
-        found_Q = np.bincount(
-            grams.caption_P[first:][shared] - items, product, captions - items
-        )
+        found_Q = np.bincount(grams.caption_P[first:][shared] - items, product, captions - items)
     norm_R = norm_C[item_C[items:]] * norm_C[items:]
     return np.divide(found_Q, norm_R, out=found_Q, where=norm_R != 0)
 
