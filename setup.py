@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 
 AREAS = ("tokenizers", "projection", "data", "train", "eval")
-INNER = ("onellm.eval.readers",)
+INNER = ("onellm.eval.metrics", "onellm.eval.readers", "onellm.eval.scorers")
 ROOT = Path(__file__).parent
 
 REQUIRED = [

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from onellm.errors import BadInput, ConfigError
 from onellm.eval.answers import Record
-from onellm.eval.postprocess import postprocess
+from onellm.eval.scoring import with_steps
 from onellm.eval.task import Task
 from onellm.spelling import did_you_mean
 
@@ -43,9 +43,8 @@ def export(task: Task, records: Sequence[Record], out: str | Path, format: str =
         known = task.export or export_formats()
         what = f"unknown format {name!r}" if name else f"task {task.name} has no official format"
         raise ConfigError(f"{what}.{did_you_mean(name, known)}")
-    cleaned = [{**r, "answer": postprocess(r["answer"], task.post)} for r in records]
     try:
-        files = _WRITERS[name](cleaned)
+        files = _WRITERS[name](with_steps(task, records))
     except (KeyError, TypeError, ValueError) as error:
         where, found = f"answers to {task.name}", f"none ({error!r})"
         expected = f"what the format {name} needs"
@@ -81,11 +80,10 @@ def _vqa(records: Sequence[Record]) -> Files:
 @_writer
 def _vqa_normalised(records: Sequence[Record]) -> Files:
     """With the answers normalised as TextVQA does, which is what LLaVA uploads."""
-    from onellm.eval.metrics.vqa import normalise_textvqa
+    from onellm.eval.metrics.vqa import NORMALISERS
 
-    rows = [
-        {"question_id": int(r["id"]), "answer": normalise_textvqa(r["answer"])} for r in records
-    ]
+    clean = NORMALISERS["textvqa"]
+    rows = [{"question_id": int(r["id"]), "answer": clean(r["answer"])} for r in records]
     return _json("vqa_results.json", rows)
 
 

@@ -5,21 +5,23 @@ Needs neither the model nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onellm.errors import BadInput, ConfigError
-from onellm.eval.answers import Record, read_answers, write_answers
+from onellm.eval.answers import Record, write_answers
 from onellm.eval.postprocess import postprocess
+from onellm.eval.score_file import check_ids, read_records, scored_records
+from onellm.eval.scorers import Score, score
 from onellm.eval.task import Task
-
-if TYPE_CHECKING:
-    from onellm.eval.scorers import Score
 
 
 def score_task(
-    task: Task, records: Sequence[Record], expected: Collection[str] | None = None
+    task: Task,
+    records: Sequence[Record],
+    expected: Sequence[str] | None = None,
+    grades: str | Path | None = None,
 ) -> Score:
     """Score a task's answers.
 
@@ -27,56 +29,51 @@ def score_task(
         task: which steps and which scorer.
         records: its answers.
         expected: ids of all its questions, where they are known.
+        grades: a judge's file of replies, for scorers that read grades.
 
     Raises:
         BadInput: answers of another task, a missing or a doubled one.
         ConfigError: a task that only a server can score.
     """
-    from onellm.eval.scorers import score
-
     if task.scorer is None:
         raise ConfigError(
             f"task {task.name} ({task.split}) is scored by a server: onellm eval export"
         )
-    check_ids(task, records, expected)
-    judged = [{**r, "answer": postprocess(r["answer"], task.post)} for r in records]
+    check_task(task, records)
+    check_ids(f"answers to {task.name}", [r["id"] for r in records], expected)
+    judged = with_steps(task, records)
+    if grades is not None:
+        from onellm.eval.judge import with_grades
+
+        judged = with_grades(judged, grades)
     return score(task.scorer.name, judged, **task.scorer.options)
 
 
-def check_ids(
-    task: Task, records: Sequence[Record], expected: Collection[str] | None = None
-) -> None:
-    """Refuse answers of another task, and sets of answers that are not whole.
+def with_steps(task: Task, records: Sequence[Record]) -> list[Record]:
+    """Records whose answers have gone through a task's steps."""
+    return [{**record, "answer": postprocess(record["answer"], task.post)} for record in records]
 
-    Args:
-        task: the task.
-        records: its answers.
-        expected: ids of all its questions, where they are known.
+
+def check_task(task: Task, records: Sequence[Record]) -> None:
+    """Refuse answers to another task; those to another variant of it may be scored.
 
     Raises:
-        BadInput: names the ids.
+        BadInput: names the other task.
     """
-    where = f"answers to {task.name}"
-    if not records:
-        raise BadInput(where, expected="answers", found="none")
     base = task.name.partition("@")[0]
-    if strangers := {r["task"] for r in records if r["task"].partition("@")[0] != base}:
-        raise BadInput(where, expected="answers to that task", found=", ".join(sorted(strangers)))
-    ids = [r["id"] for r in records]
-    if len(set(ids)) < len(ids):
-        twice = sorted({key for key in ids if ids.count(key) > 1})[:3]
-        raise BadInput(where, expected="one answer per question", found=f"two of {twice}")
-    if expected is None:
-        return
-    missing = [key for key in expected if key not in set(ids)]
-    if missing or len(ids) > len(expected):
-        found = f"{len(ids)}"
-        found += f", without {missing[:3]}" if missing else ""
-        raise BadInput(where, expected=f"{len(expected)} answers", found=found)
+    others = {str(record.get("task", task.name)) for record in records}
+    if strangers := sorted(name for name in others if name.partition("@")[0] != base):
+        where = f"answers to {task.name}"
+        raise BadInput(where, expected="answers to that task", found=", ".join(strangers))
 
 
 def score_answers(
-    task: Task, file: str | Path, expected: Collection[str] | None = None, *, write: bool = True
+    task: Task,
+    file: str | Path,
+    expected: Sequence[str] | None = None,
+    *,
+    grades: str | Path | None = None,
+    write: bool = True,
 ) -> tuple[list[Record], Score]:
     """Score a file of answers, and write what was read and given into its records.
 
@@ -84,29 +81,27 @@ def score_answers(
         task: the task.
         file: a JSONL file of answers.
         expected: ids of all its questions, where they are known.
+        grades: a judge's file of replies, for scorers that read grades.
         write: put ``parsed`` and ``score`` into the file.
 
     Returns:
         the records with ``parsed`` and ``score``, and the score.
     """
-    records = read_answers(file)
-    score = score_task(task, records, expected)
-    marked = [
-        {**record, "parsed": score.parsed[number], "score": score.samples[number]}
-        for number, record in enumerate(records)
-    ]
+    records = read_records(file)
+    result = score_task(task, records, expected, grades)
+    marked = scored_records(records, result)
     if write:
         write_answers(file, marked)
-    return marked, score
+    return marked, result
 
 
-def row_of(task: Task, records: Sequence[Record], score: Score | None) -> dict[str, Any]:
+def row_of(task: Task, records: Sequence[Record], result: Score | None) -> dict[str, Any]:
     """What a report says of one task, as plain data.
 
     Args:
         task: the task.
         records: its answers.
-        score: of them; None where a server scores.
+        result: their score; None where a server scores.
     """
     empty = sum(not postprocess(r["answer"], task.post).strip() for r in records)
     return {
@@ -116,15 +111,15 @@ def row_of(task: Task, records: Sequence[Record], score: Score | None) -> dict[s
         "split": task.split,
         "n": len(records),
         "size": task.size,
-        "metrics": dict(score.metrics) if score else {},
-        "primary": score.primary if score else None,
-        "intervals": _plain(score.intervals) if score else {},
-        "groups": _plain(score.groups) if score else {},
-        "unparsed": score.unparsed / len(records) if score else None,
+        "metrics": dict(result.metrics) if result else {},
+        "primary": result.primary if result else None,
+        "intervals": _plain(result.intervals) if result else {},
+        "groups": _plain(result.groups) if result else {},
+        "unparsed": result.unparsed / len(records) if result else None,
         "empty": empty / len(records),
         # Whether a single answer is right or wrong, and nothing between.
-        "hit_or_miss": bool(score) and all(s in (0, 1, None) for s in score.samples),
-        "notes": list(score.notes) if score else [],
+        "hit_or_miss": bool(result) and all(s in (0, 1, None) for s in result.samples),
+        "notes": list(result.notes) if result else [],
         "seconds_per_answer": sum(r.get("seconds", 0.0) for r in records) / len(records),
         "published": task.published.model_dump(mode="json"),
     }

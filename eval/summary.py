@@ -9,9 +9,10 @@ from typing import Any
 
 from onellm.config import StrictModel, load_config
 from onellm.eval.answers import Record, read_answers
-from onellm.eval.cider import cider, tokenize
 from onellm.eval.closed_set import exact_match, normalise, score
 from onellm.eval.machine import environment
+from onellm.eval.metrics.cider import cider
+from onellm.eval.metrics.ptb import tokenize
 from onellm.eval.starter import CAPTION, CLOSED, SECOND, SHUFFLED
 
 MARGIN, NEAR = 0.20, 0.06

@@ -181,25 +181,25 @@ def _summary(out: Path) -> None:
     **verb_help(
         "Compare two runs, question by question.",
         "onellm eval compare runs/first runs/second",
-        "onellm eval compare runs/first/gqa.jsonl runs/other/gqa.jsonl --task gqa",
         "onellm eval compare runs/first runs/second --differences 20",
-        more="Two folders are compared task by task; two files need --task. The test is paired.",
+        "onellm eval compare runs/first/textvqa.jsonl runs/ocr/textvqa@ocr.jsonl",
+        more="Two folders are compared task by task. The test is paired: it asks whether the two "
+        "differ on the same questions by more than chance.",
     )
 )
 def compare(
     first: Annotated[Path, typer.Argument(help="A run's folder, or a file of answers.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],
-    task: Annotated[str, typer.Option(help="The task of two files.")] = "",
     differences: Annotated[
         int, typer.Option(min=0, help="How many differing answers to list.")
     ] = 5,
 ) -> None:
     """Print a paired test per task, and answers that differ."""
     with manners():
-        from onellm.eval.comparing import pairs_of, spoken
+        from onellm.eval.comparing import compare_runs, spoken
 
-        for name, one, other in pairs_of(first, second, task):
-            for line in spoken(name, one, other, differences):
+        for found in compare_runs(first, second):
+            for line in spoken(found, differences):
                 typer.echo(line)
 
 
@@ -219,13 +219,13 @@ def export(
 ) -> None:
     """Write what official scorers and servers read."""
     with manners():
-        from onellm.eval.answers import read_answers
         from onellm.eval.exports import export as write
-        from onellm.eval.scoring import check_ids
+        from onellm.eval.score_file import read_records
+        from onellm.eval.scoring import check_task
         from onellm.eval.task import load_task
 
-        found, records = load_task(task), read_answers(file)
-        check_ids(found, records)
+        found, records = load_task(task), read_records(file)
+        check_task(found, records)
         _print_files(write(found, records, out, format))
 
 

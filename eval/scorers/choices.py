@@ -1,0 +1,247 @@
+"""Scorers of multiple choice, by letter or likelihood: ScienceQA, NExT-QA, SEED, MMBench, MME."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from onellm.errors import BadInput
+from onellm.eval.metrics import mme as mme_metric
+from onellm.eval.metrics.choice import Parser, letters, likeliest, parser_named
+from onellm.eval.metrics.intervals import Z95, mean_interval, standard_error
+from onellm.eval.metrics.mmbench import MATCHERS, circular
+from onellm.eval.scorers.accuracy import accuracy, by_group, meta_of, percent, target_of
+from onellm.eval.scorers.registry import Record, Records, Score, scorer
+
+
+def _read(records: Records, parser: str, reduction: str) -> tuple[list[float], list[str | None]]:
+    """Hits and letters: from likelihoods where a record has them, otherwise from its text."""
+    parse = parser_named(parser, MATCHERS)
+    parsed = [_letter(record, parse, reduction) for record in records]
+    truth = [target_of(record, str, "the right option's letter") for record in records]
+    return [float(p == t) for p, t in zip(parsed, truth, strict=True)], parsed
+
+
+def _letter(record: Record, parse: Parser, reduction: str) -> str | None:
+    options = record.get("options")
+    if not options:
+        where = f"record {record.get('id')}"
+        raise BadInput(where, expected="the texts of its options", found="none")
+    if chances := record.get("choice_logprobs"):
+        if len(chances) != len(options):
+            where, found = f"record {record.get('id')}", f"{len(chances)} of them"
+            raise BadInput(where, expected=f"likelihoods of {len(options)} options", found=found)
+        return letters(options)[likeliest(chances, reduction)]
+    return parse(record["answer"], options)
+
+
+def _how(records: Records, parser: str, reduction: str) -> tuple[str, ...]:
+    asked = sum(bool(record.get("choice_logprobs")) for record in records)
+    if asked == len(records):
+        return (f"Options ranked by likelihood, {reduction} over tokens.",)
+    mixed = (f"{asked} of {len(records)} by likelihood.",) if asked else ()
+    return (f"Letters read by the rule '{parser}'.", *mixed)
+
+
+@scorer("multiple_choice")
+def multiple_choice(
+    records: Records,
+    parser: str = "plain",
+    groups: Sequence[str] = (),
+    reduction: str = "mean",
+) -> Score:
+    """Multiple choice.
+
+    Target: the right option's letter. ``options``: the texts, in order.
+
+    Options: ``parser``: how a letter is read (``plain``, ``exact``, ``first_letter``, ``llava``,
+    ``scienceqa_lmms``, ``nextqa_lmms``, ``vlmevalkit``, ``lmms_mmbench``; none of them draws a
+    random letter); ``groups``: keys of ``meta`` to break down by; ``reduction``: ``mean`` or
+    ``sum`` over an option's tokens, where a record has likelihoods, which go before its text.
+
+    Metrics: ``accuracy``.
+    """
+    hits, parsed = _read(records, parser, reduction)
+    return accuracy(records, hits, parsed, groups=groups, notes=_how(records, parser, reduction))
+
+
+@scorer("scienceqa")
+def scienceqa(records: Records, parser: str = "llava", reduction: str = "mean") -> Score:
+    """ScienceQA, read as LLaVA reads it unless told otherwise.
+
+    Target: the right option's letter. ``options``: the texts. ``meta.has_image``.
+
+    Options: as ``multiple_choice``.
+
+    Metrics: ``accuracy``; ``image_accuracy`` over problems with a picture, which is what most
+    tables print; by ``meta.subject`` and ``meta.grade``.
+    """
+    hits, parsed = _read(records, parser, reduction)
+    pictured = [h for r, h in zip(records, hits, strict=True) if meta_of(r, "has_image")]
+    others = {"image_accuracy": percent(pictured)} if pictured else {}
+    result = accuracy(
+        records,
+        *(hits, parsed),
+        others=others,
+        groups=("subject", "grade"),
+        notes=_how(records, parser, reduction),
+    )
+    if pictured:
+        low, high = mean_interval(pictured)
+        result.intervals["image_accuracy"] = (100 * low, 100 * high)
+    return result
+
+
+_NEXTQA = {"C": "causal", "T": "temporal", "D": "descriptive"}
+
+
+@scorer("nextqa")
+def nextqa(records: Records, parser: str = "plain", reduction: str = "mean") -> Score:
+    """NExT-QA, multiple choice.
+
+    Target: the right option's letter. ``options``: five texts. ``meta.type``: CW, CH, TN, TC, TP,
+    DC, DL or DO; TP is counted with TN, as the official script does.
+
+    Options: as ``multiple_choice``.
+
+    Metrics: ``accuracy``; ``causal``, ``temporal``, ``descriptive`` over their questions; by type.
+    """
+    hits, parsed = _read(records, parser, reduction)
+    types = [str(meta_of(record, "type")).replace("TP", "TN") for record in records]
+    typed = [{"meta": {"type": t, "part": _NEXTQA.get(t[:1])}} for t in types]
+    parts = by_group(typed, hits, "part")
+    others = {name: parts[name] for name in _NEXTQA.values() if name in parts}
+    result = accuracy(records, hits, parsed, others=others, notes=_how(records, parser, reduction))
+    result.groups["type"] = by_group(typed, hits, "type")
+    return result
+
+
+@scorer("seed")
+def seed(records: Records, parser: str = "exact", reduction: str = "mean") -> Score:
+    """SEED-Bench: by likelihood where the records have it (the official rule), otherwise by letter.
+
+    Target: the right option's letter. ``options``: four texts. ``meta.dimension``,
+    ``meta.data_type``.
+
+    Options: as ``multiple_choice``; ``exact`` is LLaVA's reading, ``first_letter`` lmms-eval's.
+
+    Metrics: ``accuracy`` over questions; ``dimension_mean`` over dimensions; by dimension and by
+    kind of data.
+    """
+    hits, parsed = _read(records, parser, reduction)
+    dimensions = by_group(records, hits, "dimension")
+    others = {"dimension_mean": sum(dimensions.values()) / len(dimensions)} if dimensions else {}
+    return accuracy(
+        records,
+        *(hits, parsed),
+        others=others,
+        groups=("data_type", "dimension"),
+        notes=_how(records, parser, reduction),
+    )
+
+
+@scorer("mmbench")
+def mmbench(records: Records, parser: str = "vlmevalkit", reduction: str = "mean") -> Score:
+    """MMBench with circular evaluation.
+
+    Target: the right option's letter. ``options``: the texts in this pass's order. ``meta.group``:
+    the question; ``meta.pass``: 0, 1, …
+
+    Options: as ``multiple_choice``.
+
+    Metrics: ``circular`` (right in every pass), which is left out where there is one pass only;
+    ``vanilla`` (first pass); by ``meta.category`` and ``meta.ability``.
+
+    Raises:
+        BadInput: a question that lacks a pass.
+    """
+    hits, parsed = _read(records, parser, reduction)
+    passes: dict[str, dict[int, int]] = defaultdict(dict)
+    for place, record in enumerate(records):
+        passes[str(meta_of(record, "group"))][int(meta_of(record, "pass"))] = place
+    rounds = max(len(places) for places in passes.values())
+    for group, places in passes.items():
+        wanted = len(records[next(iter(places.values()))]["options"]) if rounds > 1 else 1
+        if sorted(places) != list(range(wanted)):
+            found = f"passes {', '.join(map(str, sorted(places)))}"
+            raise BadInput(f"MMBench question {group}", expected=f"{wanted} passes", found=found)
+    firsts = [places[0] for places in passes.values()]
+    first_hits = [hits[place] for place in firsts]
+    vanilla = accuracy(
+        [records[p] for p in firsts],
+        *(first_hits, [parsed[p] for p in firsts]),
+        metric="vanilla",
+        groups=("category", "ability"),
+    )
+    metrics, groups, intervals = vanilla.metrics, vanilla.groups, vanilla.intervals
+    if rounds > 1:
+        whole = circular(
+            (str(meta_of(r, "group")), bool(h)) for r, h in zip(records, hits, strict=True)
+        )
+        right = accuracy(
+            [records[p] for p in firsts],
+            *([float(whole[group]) for group in passes], [parsed[p] for p in firsts]),
+            metric="circular",
+            groups=("category", "ability"),
+        )
+        metrics = right.metrics | metrics
+        groups = right.groups | {f"{key}, vanilla": value for key, value in groups.items()}
+        intervals = right.intervals | intervals
+    base = accuracy(records, hits, parsed, notes=_how(records, parser, reduction))
+    primary = next(iter(metrics))
+    return Score(
+        *(metrics, primary, base.samples, base.parsed, base.unparsed),
+        *(groups, intervals, base.empty, base.notes),
+    )
+
+
+@scorer("mme")
+def mme(records: Records) -> Score:
+    """MME: yes or no, read from the first four characters as the official tool does.
+
+    Target: ``Yes`` or ``No``. ``meta.subtask``; ``meta.image``, which two records share.
+
+    Metrics: ``perception``, ``cognition`` (sums of the subtasks' scores, at most 200 each);
+    ``accuracy`` and ``accuracy_plus`` over all questions; the subtasks' scores.
+
+    Raises:
+        BadInput: a picture with other than two questions.
+    """
+    parsed = [mme_metric.yes_or_no(record["answer"]) for record in records]
+    truth = [target_of(record, str, "Yes or No").strip().lower() for record in records]
+    hits = [p == t for p, t in zip(parsed, truth, strict=True)]
+    keys = [(str(meta_of(r, "subtask")), str(meta_of(r, "image"))) for r in records]
+    try:
+        scores = mme_metric.mme((*key, hit) for key, hit in zip(keys, hits, strict=True))
+    except ValueError as error:
+        raise BadInput("MME", expected="two questions per picture", found=str(error)) from error
+    pictures: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for key, hit in zip(keys, hits, strict=True):
+        pictures[key].append(hit)
+    plus = percent([float(all(pair)) for pair in pictures.values()])
+    base = accuracy(records, [float(hit) for hit in hits], parsed)
+    metrics = mme_metric.totals(scores) | base.metrics | {"accuracy_plus": plus}
+    return Score(
+        *(metrics, next(iter(metrics)), base.samples, parsed, base.unparsed),
+        groups={"subtask": {name: each.score for name, each in scores.items()}},
+        intervals=_mme_intervals(pictures) | base.intervals,
+        empty=base.empty,
+    )
+
+
+def _mme_intervals(
+    pictures: Mapping[tuple[str, str], Sequence[bool]],
+) -> dict[str, tuple[float, float]]:
+    """Of the sums: a subtask's score is a mean over pictures, and subtasks are independent."""
+    worth: dict[str, list[float]] = defaultdict(list)
+    for (subtask, _), pair in pictures.items():
+        worth[subtask].append(50.0 * sum(pair) + 100.0 * all(pair))
+    intervals = {}
+    parts = {"perception": mme_metric.PERCEPTION, "cognition": mme_metric.COGNITION}
+    for name, subtasks in parts.items():
+        there = [worth[s] for s in subtasks if s in worth]
+        if there:
+            total = sum(sum(values) / len(values) for values in there)
+            half = Z95 * sum(standard_error(values) ** 2 for values in there) ** 0.5
+            intervals[name] = (total - half, total + half)
+    return intervals
