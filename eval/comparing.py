@@ -37,7 +37,8 @@ def compare_runs(first: Path, second: Path) -> list[Comparison]:
 
 def tasks_of(folder: Path) -> list[str]:
     """Names of the tasks that a run's folder has answers to."""
-    return sorted(path.stem for path in folder.glob("*.jsonl") if ".part-" not in path.name)
+    names = (path.stem for path in folder.glob("*.jsonl"))
+    return sorted(name for name in names if ".part-" not in name and not name.endswith(".grades"))
 
 
 def _pair(first: list[Record], second: list[Record]) -> list[Comparison]:

@@ -133,6 +133,8 @@ class Task(StrictModel):
         published_tokens: limit of the published scripts, which sample.
         post: steps between a model's text and the scorer (:mod:`onellm.eval.postprocess`).
         scorer: what turns answers into numbers; None where only a server has the truth.
+        rubric: how a judge grades the answers (:mod:`onellm.eval.rubrics`), where one may; the
+            variant ``judged`` scores its grades.
         published: what the paper and others report.
         export: formats of official submissions (:mod:`onellm.eval.exports`).
         notes: traps, and where others do otherwise.
@@ -157,6 +159,7 @@ class Task(StrictModel):
     published_tokens: PositiveInt = 128
     post: tuple[str, ...] = ("cut_at_turn", "strip")
     scorer: Scorer | None = None
+    rubric: str = ""
     published: Published = Published()
     export: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

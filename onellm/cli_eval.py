@@ -71,13 +71,16 @@ def evaluate(
         Path | None, typer.Option(help="Score a file of answers, without a model.")
     ] = None,
     task: Annotated[str, typer.Option(help="The task of --score-only.")] = "",
+    grades: Annotated[
+        Path | None, typer.Option(help="With --score-only: a judge's grades, of onellm eval judge.")
+    ] = None,
 ) -> None:
     """Check data, score a file, or run benchmarks; a verb behind it does something else."""
     if context.invoked_subcommand is not None:
         return
     with manners(RESUMABLE):
         if score_only is not None:
-            _score(score_only, task or tasks, data)
+            _score(score_only, task or tasks, data, grades)
         elif validate_data:
             _validate(tasks, data, limit)
         else:
@@ -113,7 +116,7 @@ def _validate(tasks: str, data: Path | None, limit: int | None) -> None:
         raise typer.Exit(1)
 
 
-def _score(file: Path, task: str, data: Path | None) -> None:
+def _score(file: Path, task: str, data: Path | None, grades: Path | None = None) -> None:
     from onellm.eval.evaluate import check_whole
     from onellm.eval.items import entries
     from onellm.eval.scoring import row_of, score_answers
@@ -124,7 +127,7 @@ def _score(file: Path, task: str, data: Path | None) -> None:
     found = load_task(task)
     expected = None if data is None else [entry.id for entry in entries(found, data)]
     remark = check_whole(file, found) if data is None else ""
-    records, score = score_answers(found, file, expected, write=False)
+    records, score = score_answers(found, file, expected, grades=grades, write=False)
     for line in lines_of(row_of(found, records, score)):
         typer.echo(line)
     if remark:
@@ -227,6 +230,81 @@ def export(
         found, records = load_task(task), read_records(file)
         check_task(found, records)
         _print_files(write(found, records, out, format))
+
+
+@eval_app.command(
+    **verb_help(
+        "Have answers graded by a language model, and score its grades.",
+        "onellm eval judge runs/first/mmvet.jsonl --task mmvet "
+        "--endpoint https://HOST/v1 --judge-model NAME",
+        "onellm eval judge runs/first/mmvet.jsonl --task mmvet --local DIR --repeats 5",
+        more="Any address with OpenAI's chat completions will do; its key is read from the "
+        "variable ONELLM_JUDGE_KEY. Prompts and replies are kept beside the answers, and nothing "
+        "is asked twice.",
+    )
+)
+def judge(
+    file: Annotated[Path, typer.Argument(help="A file of answers.")],
+    task: Annotated[str, typer.Option(help="Its task.")],
+    endpoint: Annotated[str, typer.Option(help="Address of the judge, up to and with /v1.")] = "",
+    judge_model: Annotated[str, typer.Option(help="The judge's name at that address.")] = "",
+    local: Annotated[str, typer.Option(help="Or: folder or hub id of a saved model.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="File of replies; <answers>.grades.jsonl if left out.")
+    ] = None,
+    prompt: Annotated[Path | None, typer.Option(help="The judge's prompt; the rubric's own.")] = (
+        None
+    ),
+    repeats: Annotated[int, typer.Option(min=1, help="Grades per answer.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Answers that are judged at a time.")] = 4,
+) -> None:
+    """Collect grades, say what they cost, and score them."""
+    with manners(RESUMABLE):
+        from onellm.eval.judge import judge_answers
+        from onellm.eval.rubrics import load_rubric
+        from onellm.eval.score_file import read_records
+        from onellm.eval.scoring import check_task, with_steps
+        from onellm.eval.task import load_task
+
+        found = load_task(task)
+        if not found.rubric:
+            raise ConfigError(f"task {found.name} has no rubric for a judge")
+        records = read_records(file)
+        check_task(found, records)
+        replies = out or file.with_suffix(".grades.jsonl")
+        asked = _judge(endpoint, judge_model, local)
+        cost = judge_answers(
+            with_steps(found, records),
+            *(asked, load_rubric(found.rubric, prompt), replies),
+            repeats=repeats,
+            workers=1 if local else workers,
+        )
+        typer.echo(
+            f"{cost.asked} prompts, {cost.prompt_tokens} and {cost.completion_tokens} tokens, "
+            f"{cost.ungraded} ungraded: {replies}"
+        )
+        if cost.agreement is not None:
+            typer.echo(f"repeats agree on {cost.agreement:.1%}, spread {cost.spread:.3f}")
+        _score(file, f"{task.partition('@')[0]}@judged", None, replies)
+
+
+def _judge(endpoint: str, name: str, local: str) -> Any:
+    from onellm.eval.judge import LocalJudge
+
+    if bool(endpoint) == bool(local) or (endpoint and not name):
+        raise ConfigError("a judge is an --endpoint with a --judge-model, or a --local model")
+    if endpoint:
+        from onellm.eval.endpoint import Endpoint
+
+        return Endpoint(endpoint, name)
+    from onellm.cli import _load
+
+    model = _load(local, "", "float32")
+
+    def reply(text: str, temperature: float, tokens: int) -> str:
+        return str(model.generate(text, max_new_tokens=tokens, temperature=temperature))
+
+    return LocalJudge(local, reply)
 
 
 def _print_files(paths: Sequence[Path]) -> None:

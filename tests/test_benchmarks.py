@@ -28,7 +28,7 @@ def result_of(name: str, *words: str) -> dict[str, Any]:
     return json.loads(run(name, "--size", "tiny", "--device", "cpu", *words).splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["decode", "encode"])
+@pytest.mark.parametrize("name", ["decode", "encode", "eval_runner"])
 def test_help_has_examples(name):
     assert f"python benchmarks/{name}.py --size tiny" in run(name, "--help")
 
@@ -48,3 +48,14 @@ def test_encode_has_the_published_loop_agree():
     assert len(result["rows"]) == 8
     for row in result["rows"]:
         assert row["upm_ratio"] > 0 and 0 <= row["largest_difference"] < 1e-4
+
+
+def test_the_runner_answers_as_a_loop_does():
+    few = ("--pictures", "2", "--questions", "2", "--new-tokens", "3", "--rounds", "1")
+    result = result_of("eval_runner", "--batches", "1", "3", *few)
+    assert [row["batch"] for row in result["generate"]] == [1, 3]
+    for row in result["generate"]:
+        assert row["same_answers_as_loop"] == 1
+        assert set(row["ratio"]) == {"loop", "loop_kept"}
+    for row in result["likelihood"]:
+        assert row["largest_difference"] < 1e-4 and row["ratio"]["pass_per_option"] > 0
