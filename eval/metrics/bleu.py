@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onellm.eval.metrics.captions import aligned
-from onellm.eval.metrics.ngrams import Grams, Ints, count_ngrams
+from onellm.eval.metrics.ngrams import Grams, Ints, count_ngrams, shared
 
 _ABOVE, _BELOW = 1e-15, 1e-9
 
@@ -58,15 +58,11 @@ def bleu(
 
 def _clipped(grams: Grams, item_C: Ints, items: int) -> list[int]:
     """For each item, how many of its candidate's n-grams a reference grants."""
-    first = int(np.searchsorted(grams.caption_P, items))
-    key_P = item_C[grams.caption_P] * max(1, grams.different) + grams.gram_P
-    own_key, granted = key_P[:first], np.zeros(first, dtype=np.int64)
-    if first and first < len(key_P):
-        place = np.minimum(np.searchsorted(own_key, key_P[first:]), first - 1)
-        shared = np.flatnonzero(own_key[place] == key_P[first:])
-        np.maximum.at(granted, place[shared], grams.count_P[first:][shared])
-    clipped = np.minimum(granted, grams.count_P[:first])
-    counts: list[int] = np.bincount(grams.caption_P[:first], clipped, items).astype(int).tolist()
+    own_M, their_M = shared(grams, item_C, items)
+    granted_P = np.zeros_like(grams.count_P)
+    np.maximum.at(granted_P, own_M, grams.count_P[their_M])
+    clipped_P = np.minimum(granted_P, grams.count_P)  # a reference's own pairs are granted nothing
+    counts: list[int] = np.bincount(grams.caption_P, clipped_P, items)[:items].astype(int).tolist()
     return counts
 
 

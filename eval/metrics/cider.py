@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onellm.eval.metrics.captions import aligned
-from onellm.eval.metrics.ngrams import Grams, Ints, count_ngrams
+from onellm.eval.metrics.ngrams import Grams, Ints, count_ngrams, shared
 
 LONGEST, SIGMA, SCALE = 4, 6.0, 10.0
 Floats = NDArray[np.float64]
@@ -63,26 +63,18 @@ def cider(
 def _similarity(grams: Grams, item_C: Ints, items: int) -> Floats:
     """Clipped TF-IDF cosine of each reference with its item's candidate, for one n."""
     captions = len(item_C)
-    first = int(np.searchsorted(grams.caption_P, items))  # where the references begin
-    item_P = item_C[grams.caption_P]
-    key_P = item_P * max(1, grams.different) + grams.gram_P  # which item's which n-gram
-    weight_P = grams.count_P * _rarity(key_P[first:], grams.different, items)[grams.gram_P]
+    weight_P = grams.count_P * _rarity(grams, item_C, items)[grams.gram_P]
     norm_C = np.sqrt(np.bincount(grams.caption_P, weight_P**2, captions))
-
-    # The candidates' keys are sorted and each there once; look the references' up among them.
-    own_key, own_weight = key_P[:first], weight_P[:first]
-    found_Q = np.zeros(captions - items)
-    if first and first < len(key_P):
-        place = np.minimum(np.searchsorted(own_key, key_P[first:]), first - 1)
-        shared = np.flatnonzero(own_key[place] == key_P[first:])
-        theirs = weight_P[first:][shared]
-        product = np.minimum(own_weight[place[shared]], theirs) * theirs
-        found_Q = np.bincount(grams.caption_P[first:][shared] - items, product, captions - items)
+    own_M, their_M = shared(grams, item_C, items)
+    product_M = np.minimum(weight_P[own_M], weight_P[their_M]) * weight_P[their_M]
+    found_C = np.bincount(grams.caption_P[their_M], product_M, captions)
     norm_R = norm_C[item_C[items:]] * norm_C[items:]
-    return np.divide(found_Q, norm_R, out=found_Q, where=norm_R != 0)
+    return np.divide(found_C[items:], norm_R, out=np.zeros_like(norm_R), where=norm_R != 0)
 
 
-def _rarity(reference_key: Ints, different: int, items: int) -> Floats:
+def _rarity(grams: Grams, item_C: Ints, items: int) -> Floats:
     """Log of how many times more items there are than items with the n-gram, by n-gram."""
-    documents = np.bincount(np.unique(reference_key) % max(1, different), minlength=different)
+    first, size = int(np.searchsorted(grams.caption_P, items)), max(1, grams.different)
+    key = np.unique(item_C[grams.caption_P[first:]] * size + grams.gram_P[first:])
+    documents = np.bincount(key % size, minlength=size)
     return np.log(float(items)) - np.log(np.maximum(1.0, documents))

@@ -73,3 +73,24 @@ def _words(captions: Sequence[str]) -> tuple[Ints, Ints]:
         blocks.append(np.fromiter(words, dtype=np.int64, count=total))
     length_C = np.concatenate(lengths)
     return np.concatenate(blocks), np.repeat(np.arange(len(length_C)), length_C)
+
+
+def shared(grams: Grams, item_C: Ints, items: int) -> tuple[Ints, Ints]:
+    """Where references have an n-gram of their item's candidate.
+
+    Args:
+        grams: of captions of which the first ``items`` are the candidates, one per item.
+        item_C: item of each caption.
+        items: how many.
+
+    Returns:
+        M matches: the pair of the candidate, and the pair of the reference.
+    """
+    first = int(np.searchsorted(grams.caption_P, items))  # where the references' pairs begin
+    key_P = item_C[grams.caption_P] * max(1, grams.different) + grams.gram_P
+    if not first or first == len(key_P):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    # The candidates' keys are sorted, each there once: look the references' up among them.
+    place = np.minimum(np.searchsorted(key_P[:first], key_P[first:]), first - 1)
+    hit = np.flatnonzero(key_P[place] == key_P[first:])
+    return place[hit], hit + first
