@@ -248,12 +248,11 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def check_whole(file: Path, task: Task) -> str:
+def check_whole(file: Path) -> str:
     """Compare a file of answers with what the header beside it says there should be.
 
     Args:
         file: a run's file of answers.
-        task: the task.
 
     Returns:
         a remark where it could not be checked, else nothing.
@@ -262,7 +261,7 @@ def check_whole(file: Path, task: Task) -> str:
         BadInput: another number of answers, or others than were asked for.
     """
     path = file.parent / HEADER
-    facts = read_header(path)["tasks"].get(task.name) if path.is_file() else None
+    facts = read_header(path)["tasks"].get(file.stem) if path.is_file() else None
     if facts is None:
         return f"nothing says how many answers {file.name} should have; --data would"
     ids = [record["id"] for record in read_answers(file)]

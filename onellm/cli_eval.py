@@ -126,8 +126,8 @@ def _score(file: Path, task: str, data: Path | None, grades: Path | None = None)
     _need({"--task": task})
     found = load_task(task)
     expected = None if data is None else [entry.id for entry in entries(found, data)]
-    remark = check_whole(file, found) if data is None else ""
     records, score = score_answers(found, file, expected, grades=grades, write=False)
+    remark = check_whole(file) if data is None else ""
     for line in lines_of(row_of(found, records, score)):
         typer.echo(line)
     if remark:
