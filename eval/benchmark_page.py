@@ -54,7 +54,7 @@ def build_benchmark_page(report: Mapping[str, Any], pictures: Pictures) -> str:
         facts=f"<li>{escape(run_words(report))}</li>",
         warning=f'<p class="note warn">{escape(warning)}</p>' if warning else "",
         charts="".join(_charts(rows)),
-        table=_table(rows),
+        table=f'<div class="scroll results">{_table(rows)}</div>',
         reading="".join(f"<dt>{escape(t)}</dt><dd>{escape(m)}.</dd>" for t, m in reading()),
         samples_note=escape(samples_note(report)),
         sections="".join(_section(row, pictures) for row in rows),
@@ -86,11 +86,12 @@ def _bar(row: Row) -> str:
         _mark(model, value, top, trained=model in published["trained"])
         for model, value in printed.items()
     ]
+    low, high = max(0.0, low), min(top, high)  # a normal interval can leave the scale
     marks.append(
         f'<i class="whisker" style="left:{_at(low, top)};width:{_at(high - low, top)}"></i>'
     )
     paper = printed.get(OURS)
-    beside = "" if paper is None else f"<small>{_signed(mine - paper)} on the paper's</small>"
+    beside = "" if paper is None else f"<small>{_signed(mine - paper)} to the paper</small>"
     label = escape(published["metric"].get(metric, metric))
     return (
         f'<div class="row"><a class="name" href="#{escape(anchor(row["task"]))}">'
@@ -121,7 +122,7 @@ def _table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         metric = headline(row)
-        head = f"{escape(row['title'])} <small>{escape(row['split'])}</small>"
+        head = f"{escape(row['title'])}<small>{escape(row['split'])}</small>"
         if metric is None:
             cells = [f"{row['n']:,}", "by a server", *["–"] * 6]
         else:
@@ -131,7 +132,7 @@ def _table(rows: Sequence[Row]) -> str:
                 f"<b>{number(row['metrics'][metric])}</b>",
                 f"{number(low_high[0])} – {number(low_high[1])}" if low_high else "–",
                 number(row["published"]["scores"].get(OURS, {}).get(metric)),
-                f"{number(rival[1])} <small>{escape(rival[0])}</small>" if rival else "–",
+                f"{number(rival[1])}<small>{escape(rival[0])}</small>" if rival else "–",
                 *(percent(row["unparsed"]), percent(row["empty"])),
             ]
         lines.append((head, cells))

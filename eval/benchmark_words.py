@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onellm.eval.show_scores import headline, paper_score
-from onellm.eval.task import OURS
+from onellm.eval.task import CHANCE, OURS
 from onellm.eval.wording import count
 
 
@@ -18,8 +18,12 @@ def headline_words(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def comparison_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """How the run compares with the paper's numbers, in one sentence."""
-    pairs = [(ours(row), paper_score(row)) for row in rows]
+    pairs = [(ours(row), paper_score(row)) for row in rows if is_whole(row)]
     both = [(mine, printed) for mine, printed in pairs if mine is not None and printed is not None]
+    if not both and not all(map(is_whole, rows)):
+        return (
+            "Only parts of the data sets were asked: nothing here compares with published numbers."
+        )
     if not both:
         return f"None of these has a number of {OURS} in the paper to compare with."
     reached = sum(mine >= printed for mine, printed in both)
@@ -32,11 +36,16 @@ def comparison_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def partial_words(rows: Sequence[Mapping[str, Any]]) -> str:
     """A warning where not all questions of a split were asked, else nothing."""
-    few = [row["title"] for row in rows if row["size"] and row["n"] < row["size"]]
+    few = [row["title"] for row in rows if not is_whole(row)]
     if not few:
         return ""
     which = ", ".join(few[:6]) + (" …" if len(few) > 6 else "")
     return f"Not the whole data set: {which}. Numbers of a part do not compare with published ones."
+
+
+def is_whole(row: Mapping[str, Any]) -> bool:
+    """Whether all questions of the split were asked, as far as it is known how many there are."""
+    return not row["size"] or row["n"] >= row["size"]
 
 
 def ours(row: Mapping[str, Any]) -> float | None:
@@ -85,7 +94,7 @@ def best_rival(row: Mapping[str, Any], metric: str) -> tuple[str, float] | None:
     scores = {
         model: values[metric]
         for model, values in published["scores"].items()
-        if metric in values and model != OURS and model not in published["trained"]
+        if metric in values and model not in (OURS, CHANCE, *published["trained"])
     }
     return max(scores.items(), key=lambda pair: pair[1], default=None)
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from onellm.eval.show_scores import number
-from onellm.eval.task import Task, fields_of, load_task, task_names
+from onellm.eval.task import Task, benchmark_names, fields_of, load_task, task_names
 
 WIDTH = 88
 _EXAMPLES = {
@@ -126,9 +126,8 @@ MARK = "<!-- What follows is written by `python -m onellm.eval.describe`. -->"
 
 def handbook() -> str:
     """A section per packaged task, in Markdown."""
-    tasks = [load_task(name) for name in task_names()]
     groups: dict[str, list[Task]] = {}
-    for task in sorted(tasks, key=lambda t: (t.published.table or "~", t.extra, t.name)):
+    for task in map(load_task, dict.fromkeys([*benchmark_names(), *task_names()])):
         groups.setdefault(task.group, []).append(task)
     parts = [MARK]
     for group, found in groups.items():

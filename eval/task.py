@@ -21,6 +21,8 @@ from onellm.spelling import did_you_mean
 TASKS = Path(__file__).parent / "tasks"
 OURS = "OneLLM-7B"
 """The row of a task's published scores that ours are compared with."""
+CHANCE = "random"
+"""The row of what guessing scores, which is nobody's."""
 
 
 class AnswerSettings(StrictModel):
@@ -253,9 +255,19 @@ def task_specs(names: str) -> list[str]:
     specs = [name.strip() for name in names.split(",") if name.strip()]
     if not specs:
         raise ConfigError("no tasks: expected some, such as --tasks gqa,msvd_qa")
-    if specs == ["all"]:
-        specs = [name for name in task_names() if not name.startswith("starter_")]
-    return specs
+    return benchmark_names() if specs == ["all"] else specs
+
+
+def benchmark_names() -> list[str]:
+    """Names of the packaged tasks but the starter pack's: in the paper's order, extras last."""
+    tasks = [load_task(name) for name in task_names() if not name.startswith("starter_")]
+    # "Section …" comes behind "Table …" where neither is sorted by its first letter.
+    tasks.sort(key=lambda t: (t.extra, not t.published.table.startswith("Table"), _place(t)))
+    return [task.name for task in tasks]
+
+
+def _place(task: Task) -> tuple[str, str, str]:
+    return task.published.table, task.group, task.name
 
 
 def merged(data: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,10 +126,10 @@ def _files(kind: str, title: str) -> Listing:
 
 def _tasks() -> Listing:
     from onellm.eval.show_scores import number
-    from onellm.eval.task import OURS, load_task, task_names
+    from onellm.eval.task import OURS, benchmark_names, load_task, task_names
 
     rows = []
-    for name in task_names():
+    for name in dict.fromkeys([*benchmark_names(), *task_names()]):
         task = load_task(name)
         scores = task.published.scores.get(OURS, {})
         printed = " / ".join(number(value) for value in scores.values()) or "–"

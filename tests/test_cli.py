@@ -21,7 +21,10 @@ from onellm.errors import ConfigError
 from onellm.questions import media_options
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("quickstart", "train", "generate", "embed", "chat", "convert", "ls", "show", "doctor")
+VERBS = (
+    *("quickstart", "train", "generate", "embed", "chat", "eval", "convert", "ls", "show"),
+    "doctor",
+)
 runner = CliRunner()
 
 
