@@ -89,7 +89,7 @@ def _vqa_normalised(records: Sequence[Record]) -> Files:
 
 @_writer
 def _vizwiz(records: Sequence[Record]) -> Files:
-    rows = [{"image": r["meta"]["image"], "answer": r["answer"]} for r in records]
+    rows = [dict(image=r["id"], answer=r["answer"]) for r in records]
     return _json("vizwiz_results.json", rows)
 
 
@@ -101,7 +101,7 @@ def _gqa(records: Sequence[Record]) -> Files:
 
 @_writer
 def _coco_captions(records: Sequence[Record]) -> Files:
-    rows = [{"image_id": r["meta"]["image"], "caption": r["answer"]} for r in records]
+    rows = [{"image_id": r["meta"]["item"], "caption": r["answer"]} for r in records]
     return _json("captions_results.json", rows)
 
 
@@ -161,7 +161,7 @@ def _mme(records: Sequence[Record]) -> Files:
         meta = r["meta"]
         said = " ".join(r["answer"].split())
         line = "\t".join((meta["file"], meta["question"], r["target"], said))
-        lines.setdefault(meta["subtask"], {}).setdefault(meta["image"], []).append(line)
+        lines.setdefault(meta["subtask"], {}).setdefault(r["id"].rpartition("/")[0], []).append(line)
     return {
         f"{subtask}.txt": "".join(f"{line}\n" for pair in images.values() for line in pair).encode()
         for subtask, images in lines.items()

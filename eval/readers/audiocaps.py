@@ -24,5 +24,5 @@ def read(files: Mapping[str, Path]) -> Iterator[Entry]:
             id=f"{video}_{start}",
             target=texts,
             values={"video": video, "start": start},
-            meta={"image": f"{video}_{start}"},
+            meta={"item": f"{video}_{start}"},
         )

@@ -38,7 +38,7 @@ def read(
             id=str(key),
             target=references[key],
             values={"question": _asked(dialog, history, summary), "video": dialog["image_id"]},
-            meta={"image": key, "video": dialog["image_id"]},
+            meta={"item": key, "video": dialog["image_id"]},
         )
 
 

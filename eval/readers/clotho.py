@@ -22,5 +22,5 @@ def read(files: Mapping[str, Path]) -> Iterator[Entry]:
             id=name,
             target=[row[column] for column in _CAPTIONS],
             values={"file_name": name},
-            meta={"image": name},
+            meta={"item": name},
         )

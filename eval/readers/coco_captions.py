@@ -36,5 +36,5 @@ def read(files: Mapping[str, Path], meta: Sequence[str] = ()) -> Iterator[Entry]
             id=str(key),
             target=captions[key],
             values={**image, "file_name": name, "stem": Path(name).stem},
-            meta={"image": key, **{name: image.get(name, "") for name in meta}},
+            meta={"item": key, **{name: image.get(name, "") for name in meta}},
         )

@@ -25,5 +25,5 @@ def read(files: Mapping[str, Path], split: str = "test") -> Iterator[Entry]:
             # The raw text: the scorer has its own tokens, and those of the file differ from them.
             target=[sentence["raw"] for sentence in image["sentences"]],
             values={"filename": image["filename"], "filepath": image.get("filepath", "")},
-            meta={"image": key},
+            meta={"item": key},
         )

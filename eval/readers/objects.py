@@ -19,7 +19,7 @@ def read(files: Mapping[str, Path]) -> Iterator[Entry]:
     data = read_json(files["captions"])
     pairs = data.items() if isinstance(data, dict) else map(_pair, data)
     for key, caption in pairs:
-        yield Entry(id=key, target=[caption], values={"object": key}, meta={"image": key})
+        yield Entry(id=key, target=[caption], values={"object": key}, meta={"item": key})
 
 
 def _pair(record: Mapping[str, Any]) -> tuple[str, str]:

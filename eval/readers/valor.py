@@ -17,5 +17,5 @@ def read(files: Mapping[str, Path]) -> Iterator[Entry]:
     for record in read_json(files["captions"]):
         video = record["video_id"]
         yield Entry(
-            id=video, target=[record["desc"]], values={"video": video}, meta={"image": video}
+            id=video, target=[record["desc"]], values={"video": video}, meta={"item": video}
         )

@@ -20,5 +20,5 @@ def read(files: Mapping[str, Path]) -> Iterator[Entry]:
             id=video,
             target=list(record["enCap"]),
             values={"video": video},
-            meta={"image": video},
+            meta={"item": video},
         )
