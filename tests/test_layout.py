@@ -87,7 +87,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = [n for n in wheel.namelist() if ".dist-info/" not in n]
     assert {n.split("/")[0] for n in names} == {"onellm"}
-    sources = [p for area in AREAS for p in (ROOT / area).glob("*.py")]
+    sources = [p for area in AREAS for p in (ROOT / area).rglob("*.py")]
     for source in sources:
         assert f"onellm/{source.relative_to(ROOT)}" in names
     assert "onellm/py.typed" in names
@@ -99,7 +99,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert len(names) == len(set(names))
 
 
-PYTHON_FILES = [p for area in (*AREAS, "onellm", "tests") for p in (ROOT / area).glob("*.py")]
+PYTHON_FILES = [p for area in AREAS for p in (ROOT / area).rglob("*.py")]
+PYTHON_FILES += [p for folder in ("onellm", "tests") for p in (ROOT / folder).glob("*.py")]
 
 
 def test_imports_of_our_own_are_absolute():
