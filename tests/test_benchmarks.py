@@ -48,3 +48,13 @@ def test_encode_has_the_published_loop_agree():
     assert len(result["rows"]) == 8
     for row in result["rows"]:
         assert row["upm_ratio"] > 0 and 0 <= row["largest_difference"] < 1e-4
+
+
+def test_scoring_has_the_official_scorers_agree():
+    assert "python benchmarks/scoring.py" in run("scoring", "--help")
+    result = json.loads(run("scoring", "--predictions", "300").splitlines()[-1])
+    assert {"vqa, answers repeat", "vqa, answers all different", "cider"} <= {
+        row["what"] for row in result["rows"]
+    }
+    for row in result["rows"]:
+        assert row["ratio"] > 0 and row["largest_difference"] < 1e-9
