@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 
 AREAS = ("tokenizers", "projection", "data", "train", "eval")
-INNER = ("onellm.eval.metrics", "onellm.eval.readers", "onellm.eval.scorers")
+PARTS = ("eval.metrics", "eval.readers", "eval.scorers")  # packages inside the areas
 ROOT = Path(__file__).parent
 
 REQUIRED = [
@@ -41,6 +41,7 @@ REQUIRED = [
 EXTRAS = {
     "lora": ["peft>=0.12"],
     "quant": ["torchao>=0.18"],
+    "java": ["pycocoevalcap>=1.2"],
     "dev": [
         "torchao>=0.18",
         "pytest>=8",
@@ -72,7 +73,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["onellm", *(f"onellm.{area}" for area in AREAS), *INNER],
+    packages=["onellm", *(f"onellm.{name}" for name in (*AREAS, *PARTS))],
     package_dir={"onellm": "onellm"} | {f"onellm.{area}": area for area in AREAS},
     package_data={
         "onellm": ["py.typed", "presets/*.yaml"],

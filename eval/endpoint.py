@@ -65,7 +65,7 @@ class Endpoint:
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
-        found = self._send(json.dumps(body).encode())
+        found, retries = self._send(json.dumps(body).encode())
         try:
             reply = json.loads(found)
             usage = reply.get("usage") or {}
@@ -73,12 +73,14 @@ class Endpoint:
                 reply["choices"][0]["message"]["content"] or "",
                 int(usage.get("prompt_tokens", 0)),
                 int(usage.get("completion_tokens", 0)),
+                retries,
             )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             shown = found[:_SHOWN].decode(errors="replace")
             raise BadInput(self.id, expected="a chat completion", found=shown) from error
 
-    def _send(self, body: bytes) -> bytes:
+    def _send(self, body: bytes) -> tuple[bytes, int]:
+        """The reply's bytes, and how many further tries they took."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY_VARIABLE):
             headers["Authorization"] = f"Bearer {key}"
@@ -90,8 +92,7 @@ class Endpoint:
                 self.sleep(self.wait * 2 ** (number - 1))
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    content: bytes = reply.read()
-                    return content
+                    return reply.read(), number
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code}: {error.read()[:_SHOWN].decode(errors='replace')}"
                 if error.code not in _BUSY:

@@ -161,10 +161,13 @@ def _mme(records: Sequence[Record]) -> Files:
         meta = r["meta"]
         said = " ".join(r["answer"].split())
         line = "\t".join((meta["file"], meta["question"], r["target"], said))
-        lines.setdefault(meta["subtask"], {}).setdefault(r["id"].rpartition("/")[0], []).append(line)
+        picture = r["id"].rpartition("/")[0]
+        lines.setdefault(meta["subtask"], {}).setdefault(picture, []).append(line)
     return {
-        f"{subtask}.txt": "".join(f"{line}\n" for pair in images.values() for line in pair).encode()
-        for subtask, images in lines.items()
+        f"{subtask}.txt": "".join(
+            f"{line}\n" for pair in pictures.values() for line in pair
+        ).encode()
+        for subtask, pictures in lines.items()
     }
 
 

@@ -20,6 +20,9 @@ from typing import Any, Protocol
 from onellm.errors import BadInput
 from onellm.eval.rubrics import Rubric
 
+Job = tuple[str, Mapping[str, Any], int]
+"""Key, record and number of the repeat."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -29,11 +32,13 @@ class Reply:
         text: its reply.
         prompt_tokens: what the question cost.
         completion_tokens: what the reply cost.
+        retries: how often it was sent again before there was one.
     """
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    retries: int = 0
 
 
 class Judge(Protocol):
@@ -78,6 +83,7 @@ class Cost:
         records: how many answers.
         repeats: how often each.
         asked: prompts sent for them, tries included.
+        retries: how often one was sent again because the judge was busy.
         ungraded: how often no try gave a grade.
         prompt_tokens: of all prompts, where the judge says so.
         completion_tokens: of all replies.
@@ -91,6 +97,7 @@ class Cost:
     records: int
     repeats: int
     asked: int
+    retries: int
     ungraded: int
     prompt_tokens: int
     completion_tokens: int
@@ -123,7 +130,7 @@ def judge_answers(
     file = Path(out)
     file.parent.mkdir(parents=True, exist_ok=True)
     known = {line["key"]: line for line in (read_replies(file) if file.is_file() else [])}
-    wanted = [
+    wanted: list[Job] = [
         (_key(record, judge.id, rubric, repeat), record, repeat)
         for repeat in range(repeats)
         for record in records
@@ -133,7 +140,7 @@ def judge_answers(
         file.open("a", encoding="utf-8", newline="\n") as stream,
         ThreadPoolExecutor(workers) as pool,
     ):
-        for line in pool.map(lambda job: _grade(*job, judge, rubric), missing):
+        for line in pool.map(lambda job: _grade(job, judge, rubric), missing):
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
             stream.flush()
             known[line["key"]] = line
@@ -145,10 +152,9 @@ def _key(record: Mapping[str, Any], judge: str, rubric: Rubric, repeat: int) -> 
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def _grade(
-    key: str, record: Mapping[str, Any], repeat: int, judge: Judge, rubric: Rubric
-) -> dict[str, Any]:
+def _grade(job: Job, judge: Judge, rubric: Rubric) -> dict[str, Any]:
     """Ask until a reply can be read, at most as often as the rubric says."""
+    key, record, repeat = job
     prompt, tries, grade = rubric.fill(record), [], None
     began = time.perf_counter()
     for number in range(rubric.tries):
@@ -182,6 +188,7 @@ def _cost(lines: Sequence[Mapping[str, Any]], records: int, repeats: int) -> Cos
     return Cost(
         *(first["judge"], first["rubric"], first["prompt_hash"], records, repeats),
         asked=len(tries),
+        retries=sum(one["retries"] for one in tries),
         ungraded=sum(line["grade"] is None for line in lines),
         prompt_tokens=sum(one["prompt_tokens"] for one in tries),
         completion_tokens=sum(one["completion_tokens"] for one in tries),

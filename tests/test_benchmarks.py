@@ -59,3 +59,13 @@ def test_the_runner_answers_as_a_loop_does():
         assert set(row["ratio"]) == {"loop", "loop_kept"}
     for row in result["likelihood"]:
         assert row["largest_difference"] < 1e-4 and row["ratio"]["pass_per_option"] > 0
+
+
+def test_scoring_has_the_official_scorers_agree():
+    assert "python benchmarks/scoring.py" in run("scoring", "--help")
+    result = json.loads(run("scoring", "--predictions", "300").splitlines()[-1])
+    assert {"vqa, answers repeat", "vqa, answers all different", "cider"} <= {
+        row["what"] for row in result["rows"]
+    }
+    for row in result["rows"]:
+        assert row["ratio"] > 0 and row["largest_difference"] < 1e-9

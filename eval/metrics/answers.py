@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from onellm.eval.metrics.vqa import _DIGITS as DIGITS
+from onellm.eval.metrics.vqa import NUMBER_WORDS
 
 
 def msvd_exact(prediction: str, answer: str) -> bool:
@@ -50,7 +50,7 @@ def clotho_aqa(prediction: str, answers: Sequence[str]) -> dict[str, float | Non
     }
 
 
-_NUMBER_WORDS = {str(number): word for number, word in enumerate(DIGITS)}
+_WORD_OF = {str(number): word for number, word in enumerate(NUMBER_WORDS)}
 
 
 def music_avqa_word(text: str) -> str:
@@ -61,7 +61,7 @@ def music_avqa_word(text: str) -> str:
         ('acoustic_guitar', 'two')
     """
     word = "_".join(_plain(text).split())
-    return _NUMBER_WORDS.get(word, word)
+    return _WORD_OF.get(word, word)
 
 
 def music_avqa(prediction: str, answer: str) -> bool:

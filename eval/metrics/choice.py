@@ -81,8 +81,10 @@ def nextqa_lmms(answer: str, options: Sequence[str]) -> str | None:
 _ALONE = re.compile(r"""[\s("'\[*]*([A-Za-z])[\s.)\]:,"'*]*""")
 _IN_FRONT = re.compile(r"""[\s("'\[*]*(?:([A-Z])["'*]?[.):\]](?!\w)|([B-HJ-Z])\s)""")
 _MARKED = re.compile(r"(?<![\w'])[(\[]?([A-Z])[.):\]](?!\w)")
+# "The answer is B"; a small letter only at the end, because "the answer is a dog".
 _ANNOUNCED = re.compile(
-    r"(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\[*\"']*([A-Z])(?![\w'])", re.IGNORECASE
+    r"""(?i:answer|option|choice)(?i:\s+is)?\s*:?\s*[(\[*"']*"""
+    r"""(?:([A-Z])(?![\w'])|([a-z])[)\]*"'.\s]*$)"""
 )
 
 
@@ -102,7 +104,7 @@ def plain(answer: str, options: Sequence[str]) -> str | None:
         letter = front[1] or front[2]
         if letter in names:
             return letter
-    announced = {letter for letter in _ANNOUNCED.findall(answer) if letter in names}
+    announced = {(one or two).upper() for one, two in _ANNOUNCED.findall(answer)} & {*names}
     if len(announced) == 1:
         return announced.pop()
     wanted = [phrase(option) for option in options]

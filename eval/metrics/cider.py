@@ -51,7 +51,7 @@ def cider(
     for n, grams in enumerate(count_ngrams(captions, LONGEST), 1):
         by_length.append(_similarity(grams, item_C, len(ids)))
         if n == 2:  # the reference scorer takes the number of word pairs for the length
-            length_C = np.bincount(grams.caption_P, grams.count_P, len(captions))
+            length_C = np.bincount(grams.caption_P, grams.count_P, len(captions)).astype(float)
     difference_R = length_C[item_C[len(ids) :]] - length_C[len(ids) :]
     penalty_R = np.exp(-(difference_R**2) / (2 * SIGMA**2))
     for similarity_R in by_length:

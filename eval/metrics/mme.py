@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 PERCEPTION = (
@@ -43,7 +43,7 @@ class Subtask:
         return 100 * self.accuracy + 100 * self.accuracy_plus
 
 
-def mme(answers: Iterable[tuple[str, str, bool]]) -> dict[str, Subtask]:
+def mme(answers: Iterable[tuple[str, Hashable, bool]]) -> dict[str, Subtask]:
     """Score each subtask.
 
     Args:
@@ -52,7 +52,7 @@ def mme(answers: Iterable[tuple[str, str, bool]]) -> dict[str, Subtask]:
     Raises:
         ValueError: a picture with other than two questions.
     """
-    by_picture: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    by_picture: dict[str, dict[Hashable, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for subtask, picture, right in answers:
         by_picture[subtask][picture].append(right)
     scores = {}
@@ -62,9 +62,9 @@ def mme(answers: Iterable[tuple[str, str, bool]]) -> dict[str, Subtask]:
                 raise ValueError(
                     f"MME asks twice about a picture; {subtask} {picture}: {len(pair)}"
                 )
-        right = sum(sum(pair) for pair in pictures.values())
+        hits = sum(sum(pair) for pair in pictures.values())
         both = sum(all(pair) for pair in pictures.values())
-        scores[subtask] = Subtask(right / (2 * len(pictures)), both / len(pictures))
+        scores[subtask] = Subtask(hits / (2 * len(pictures)), both / len(pictures))
     return scores
 
 

@@ -20,12 +20,24 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 Normaliser = Callable[[str], str]
 
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGITS)}
+NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+)
+_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
 _ARTICLES = frozenset(("a", "an", "the"))
 # Marks that are deleted or become a space; see _punctuation.
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
@@ -70,7 +82,9 @@ def _vizwiz_contractions() -> dict[str, str]:
     return table | odd
 
 
-_TABLE, _VIZWIZ_TABLE = _contractions(_APOSTROPHES), _vizwiz_contractions()
+CONTRACTIONS = _contractions(_APOSTROPHES)
+"""What each spelling without one of its apostrophes becomes."""
+_VIZWIZ_CONTRACTIONS = _vizwiz_contractions()
 
 
 def _punctuation(text: str, period: re.Pattern[str]) -> str:
@@ -91,8 +105,8 @@ def _punctuation(text: str, period: re.Pattern[str]) -> str:
 
 
 def _words(text: str, contractions: Mapping[str, str]) -> str:
-    words = (_NUMBERS.get(word, word) for word in text.lower().split())
-    return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
+    words = [_NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join([contractions.get(word, word) for word in words if word not in _ARTICLES])
 
 
 def _clean(text: str) -> str:
@@ -100,12 +114,14 @@ def _clean(text: str) -> str:
 
 
 def _normalise(text: str, period: re.Pattern[str], contractions: Mapping[str, str]) -> str:
+    if text.isalnum():  # most answers: a word without marks or spaces
+        return _words(text, contractions)
     return _words(_punctuation(_clean(text), period), contractions)
 
 
 def _normalise_textvqa(text: str) -> str:
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    return _normalise(text, _PERIOD, _TABLE)
+    return _normalise(text, _PERIOD, CONTRACTIONS)
 
 
 def _cached(normalise: Normaliser) -> Normaliser:
@@ -113,10 +129,12 @@ def _cached(normalise: Normaliser) -> Normaliser:
 
 
 NORMALISERS: dict[str, Normaliser] = {
-    "vqa": _cached(partial(_normalise, period=_PERIOD, contractions=_TABLE)),
-    "vqa_always": _cached(partial(_normalise, period=_PERIOD_NOT_IN_NUMBER, contractions=_TABLE)),
+    "vqa": _cached(partial(_normalise, period=_PERIOD, contractions=CONTRACTIONS)),
+    "vqa_always": _cached(
+        partial(_normalise, period=_PERIOD_NOT_IN_NUMBER, contractions=CONTRACTIONS)
+    ),
     "textvqa": _cached(_normalise_textvqa),
-    "vizwiz": _cached(partial(_normalise, period=_PERIOD, contractions=_VIZWIZ_TABLE)),
+    "vizwiz": _cached(partial(_normalise, period=_PERIOD, contractions=_VIZWIZ_CONTRACTIONS)),
 }
 """What each rule makes of an answer before it compares; also what its submissions expect."""
 
@@ -147,10 +165,12 @@ def vqa_accuracy(
         raise ValueError("VQA accuracy needs the annotators' answers")
     if rule == "textvqa" and len(answers) != 10:
         raise ValueError(f"TextVQA accuracy needs ten answers, not {len(answers)}")
-    objects = [a for a in answers if isinstance(a, Mapping)]
-    texts = [str(a["answer"]) for a in objects] or list(map(str, answers))
-    said, true = _compared(prediction, texts, rule)
-    if objects and rule == "vqa":
+    if isinstance(answers[0], str):
+        said, true = _compared(prediction, cast("list[str]", answers), rule)
+        return _left_one_out(true.count(said), len(true))
+    objects = cast("list[Mapping[str, Any]]", answers)
+    said, true = _compared(prediction, [str(a["answer"]) for a in objects], rule)
+    if rule == "vqa":
         return _official_objects(said, true, objects)
     return _left_one_out(true.count(said), len(true))
 
@@ -171,8 +191,9 @@ def _compared(prediction: str, answers: list[str], rule: str) -> tuple[str, list
 
 
 def _left_one_out(matches: int, answers: int) -> float:
-    one_less, all_of_them = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)
-    return (matches * one_less + (answers - matches) * all_of_them) / answers if matches else 0.0
+    if matches > 3:
+        return 1.0
+    return (matches * (matches - 1) + (answers - matches) * matches) / (3 * answers)
 
 
 def _official_objects(said: str, true: list[str], objects: Sequence[Mapping[str, Any]]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -78,7 +77,7 @@ def by_group(records: Records, samples: Sequence[float | None], key: str) -> dic
 def media_of(record: Record) -> Hashable:
     """What a record shows, to tell which questions share it; its id where it shows nothing."""
     media = record.get("media")
-    return json.dumps(media) if media else ("id", record.get("id"))
+    return repr(media) if media else ("id", record.get("id"))
 
 
 def target_of(record: Record, kind: type | tuple[type, ...], wanted: str) -> Any:

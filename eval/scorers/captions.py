@@ -15,7 +15,8 @@ from onellm.eval.scorers.accuracy import count_empty, percent, target_of
 from onellm.eval.scorers.registry import Records, Score, scorer
 from onellm.spelling import did_you_mean
 
-Candidates, References = dict[str, str], dict[str, list[str]]
+Candidates = dict[str, str]
+References = dict[str, list[str]]
 Values = tuple[dict[str, float], dict[str, dict[str, float]]]
 """Of the corpus by metric, and for metrics that have them the items' by metric."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from onellm.errors import BadInput
 from onellm.eval.metrics import mme as mme_metric
 from onellm.eval.metrics.choice import Parser, letters, likeliest, parser_named
 from onellm.eval.metrics.intervals import Z95, mean_interval, standard_error
 from onellm.eval.metrics.mmbench import MATCHERS, circular
-from onellm.eval.scorers.accuracy import accuracy, by_group, meta_of, percent, target_of
+from onellm.eval.scorers.accuracy import accuracy, by_group, media_of, meta_of, percent, target_of
 from onellm.eval.scorers.registry import Record, Records, Score, scorer
 
 
@@ -199,7 +199,7 @@ def mmbench(records: Records, parser: str = "vlmevalkit", reduction: str = "mean
 def mme(records: Records) -> Score:
     """MME: yes or no, read from the first four characters as the official tool does.
 
-    Target: ``Yes`` or ``No``. ``meta.subtask``; ``meta.image``, which two records share.
+    Target: ``Yes`` or ``No``. ``meta.subtask``; ``media``, which two records share.
 
     Metrics: ``perception``, ``cognition`` (sums of the subtasks' scores, at most 200 each);
     ``accuracy`` and ``accuracy_plus`` over all questions; the subtasks' scores.
@@ -210,12 +210,12 @@ def mme(records: Records) -> Score:
     parsed = [mme_metric.yes_or_no(record["answer"]) for record in records]
     truth = [target_of(record, str, "Yes or No").strip().lower() for record in records]
     hits = [p == t for p, t in zip(parsed, truth, strict=True)]
-    keys = [(str(meta_of(r, "subtask")), str(meta_of(r, "image"))) for r in records]
+    keys = [(str(meta_of(r, "subtask")), media_of(r)) for r in records]
     try:
         scores = mme_metric.mme((*key, hit) for key, hit in zip(keys, hits, strict=True))
     except ValueError as error:
         raise BadInput("MME", expected="two questions per picture", found=str(error)) from error
-    pictures: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    pictures: dict[tuple[str, Hashable], list[bool]] = defaultdict(list)
     for key, hit in zip(keys, hits, strict=True):
         pictures[key].append(hit)
     plus = percent([float(all(pair)) for pair in pictures.values()])
@@ -230,7 +230,7 @@ def mme(records: Records) -> Score:
 
 
 def _mme_intervals(
-    pictures: Mapping[tuple[str, str], Sequence[bool]],
+    pictures: Mapping[tuple[str, Hashable], Sequence[bool]],
 ) -> dict[str, tuple[float, float]]:
     """Of the sums: a subtask's score is a mean over pictures, and subtasks are independent."""
     worth: dict[str, list[float]] = defaultdict(list)

@@ -105,7 +105,7 @@ def describe(name: str) -> str:
     return inspect.getdoc(_named(name)) or ""
 
 
-def score(name: str, records: Records, **options: Any) -> Score:
+def score(name: str, records: Records, /, **options: Any) -> Score:
     """Score records.
 
     Args:
