@@ -83,5 +83,8 @@ setup(
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["onellm = onellm.cli:main"]},
+    entry_points={
+        "console_scripts": ["onellm = onellm.cli:main"],
+        "lmms_eval.models": ["onellm = onellm.eval.lmms:manifests"],
+    },
 )

@@ -7,6 +7,7 @@ S tokens of an answer, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Soft = Sequence[tuple[str, Tensor]]
 
 
-@torch.inference_mode()
 def choice_logprobs(
     model: OneLLM,
     prompts: Sequence[Any],
@@ -51,6 +51,33 @@ def choice_logprobs(
     Raises:
         ConfigError: an option of no tokens, or a prompt beyond the LLM's context.
     """
+    found = option_chances(model, prompts, soft, options)
+    return [[{"sum": each.sum, "mean": each.mean} for each in several] for several in found]
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How likely an option is as the answer.
+
+    Args:
+        sum: of its tokens' natural log-probabilities.
+        mean: over its tokens.
+        greedy: whether each of its tokens is the likeliest one there.
+    """
+
+    sum: float
+    mean: float
+    greedy: bool
+
+
+@torch.inference_mode()
+def option_chances(
+    model: OneLLM,
+    prompts: Sequence[Any],
+    soft: Sequence[Soft],
+    options: Sequence[Sequence[str]],
+) -> list[list[Chance]]:
+    """See :func:`choice_logprobs`, whose numbers these are."""
     text = model.text
     if text is None:
         raise ConfigError("this model was built without a text tokenizer; pass text=…")
@@ -69,14 +96,8 @@ def choice_logprobs(
         for ids, begin, end in several
     ]
     _check_room(model.llm, spliced, max(len(ids) for _, ids, _ in rests))
-    tokens_N = iter(_token_logprobs(model.llm, spliced, rests))
-    return [
-        [
-            {"sum": float(chance_S.sum()), "mean": float(chance_S.mean())}
-            for chance_S in (next(tokens_N) for _ in several)
-        ]
-        for several in coded
-    ]
+    chances = iter(_chances(model.llm, spliced, rests))
+    return [[next(chances) for _ in several] for several in coded]
 
 
 def encode_choice(
@@ -154,10 +175,10 @@ def _check_room(llm: Any, spliced: Spliced, longest: int) -> None:
         raise ConfigError(f"prompt, media and option take {taken} positions; the LLM has {context}")
 
 
-def _token_logprobs(
+def _chances(
     llm: Any, spliced: Spliced, rests: Sequence[tuple[int, list[int], list[int]]]
-) -> list[Tensor]:
-    """Log-probabilities (S,) of the scored tokens of each answer.
+) -> list[Chance]:
+    """How likely each answer is.
 
     Args:
         llm: any Hugging Face causal LM.
@@ -198,4 +219,10 @@ def _token_logprobs(
         logits_NSV = first_N1V
     picked_NS = logits_NSV.gather(-1, ids_NS[..., None])[..., 0].float()
     chance_NS = picked_NS - torch.logsumexp(logits_NSV.float(), dim=-1)
-    return [chance_NS[row, places] for row, (_, _, places) in enumerate(rests)]
+    greedy_NS = logits_NSV.argmax(-1) == ids_NS
+    found = []
+    for row, (_, _, places) in enumerate(rests):
+        chance_S = chance_NS[row, places]
+        greedy = bool(greedy_NS[row, places].all())
+        found.append(Chance(float(chance_S.sum()), float(chance_S.mean()), greedy))
+    return found
