@@ -45,7 +45,7 @@ def partial_words(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def is_whole(row: Mapping[str, Any]) -> bool:
     """Whether all questions of the split were asked, as far as it is known how many there are."""
-    return not row["size"] or row["n"] >= row["size"]
+    return not row["partial"]
 
 
 def ours(row: Mapping[str, Any]) -> float | None:

@@ -90,7 +90,7 @@ def layout(task: Task) -> list[str]:
     places = [path or "." for path in task.files.values()]
     for medium in task.media:
         for template in medium.templates:
-            if template != f"{{{fields_of(template)[0]}}}":
+            if [template] != [f"{{{field}}}" for field in fields_of(template)]:
                 places.append(template)
     return list(dict.fromkeys(places))
 

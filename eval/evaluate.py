@@ -203,6 +203,13 @@ def _claim(planned: Sequence[Planned], settings: Settings) -> None:
                     "another --out"
                 )
     tasks = dict(known.get("tasks", {}))
+    for job in planned:
+        before = tasks.get(job.task.name, {}).get("questions", 0)
+        if before > len(job.items):
+            raise ConfigError(
+                f"{settings.out} holds a run of {before} questions of {job.task.name}, and now "
+                f"{len(job.items)} are asked; take another --out"
+            )
     tasks |= {job.task.name: _facts(job, settings) for job in planned}
     settings.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**about, "tasks": tasks, **environment()}, indent=1, ensure_ascii=False)
@@ -301,8 +308,12 @@ def report(
     names = list(header["tasks"])
     (progress or SilentProgress()).phase("scoring", len(names))
     for name in names:
-        task = tasks.get(name) or load_task(header["tasks"][name]["spec"])
-        row = task_row(task, answers_file(out, name), header["seed"])
+        facts, file = header["tasks"][name], answers_file(out, name)
+        if not file.exists():  # of another call, which was cut off
+            continue
+        task = tasks.get(name) or load_task(facts["spec"])
+        row = task_row(task, file, header["seed"])
+        row["partial"] = facts["limit"] is not None or row["n"] < (row["size"] or 0)
         if thumbnails and name in items:
             shown = {sample["id"] for sample in row["samples"]}
             pictures |= _pictures(name, items[name], shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def files_fingerprint(root: str | Path, files: Iterable[Path]) -> str:
 def _digest(root: Path, files: Iterable[Path], *, sampled: bool) -> str:
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.relative_to(root)}\n".encode())
+        digest.update(f"{os.path.relpath(path, root)}\n".encode())
         if not path.is_file():
             continue
         size = path.stat().st_size

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import json
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from onellm.eval.task import AnswerSettings, MediumFile, Task, fields_of
 from onellm.source import Blob, Source
 from onellm.spelling import did_you_mean
 
-Reader = Callable[..., Iterator[Entry]]
+Reader = Callable[..., Iterable[Entry]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def entries(task: Task, root: str | Path) -> Iterator[Entry]:
     read, count, last = _reader(task.reader), 0, ""
     files = {role: Path(root) / path for role, path in task.files.items()}
     try:
-        stream = read(files, **task.reader_options)
+        stream = iter(read(files, **task.reader_options))
     except TypeError as error:
         raise ConfigError(f"task {task.name}: reader_options: {error}") from error
     while True:

@@ -52,9 +52,11 @@ def share(items: Sequence[Item], shard: Shard) -> list[Item]:
     """
     if shard.world == 1:
         return list(items)
-    groups: dict[tuple[tuple[str, str], ...], list[Item]] = {}
+    groups: dict[object, list[Item]] = {}
     for item in items:
-        groups.setdefault(tuple((m.modality, m.id) for m in item.media), []).append(item)
+        # Questions without media have nothing to share.
+        shown = tuple((m.modality, m.id) for m in item.media) or item.id
+        groups.setdefault(shown, []).append(item)
     loads, mine = [0] * shard.world, []
     for group in groups.values():
         rank = loads.index(min(loads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def _look(task: Task, root: Path, limit: int | None) -> Finding:
         return Finding(task.name, expected=task.size, problem=str(error))
     files = dict.fromkeys(path for item in items for medium in item.media for path in medium.files)
     there = _present(files)
-    missing = tuple(str(path.relative_to(root)) for path in files if path not in there)
+    missing = tuple(os.path.relpath(path, root) for path in files if path not in there)
     expected = task.size if limit is None else None
     return Finding(task.name, len(items), expected, len(files), missing)
 

@@ -23,6 +23,7 @@ from onellm.eval import runner
 from onellm.eval.answers import read_answers, to_line
 from onellm.eval.evaluate import Settings, evaluate, plan, read_header
 from onellm.eval.fingerprint import model_fingerprint
+from onellm.eval.items import Item
 from onellm.eval.parts import Shard, part_path, part_paths, share, wait
 from onellm.eval.task import load_task, task_names
 
@@ -162,6 +163,8 @@ def test_sampled_answers_have_a_seed_each(model, data, tmp_path):
 def test_shares_are_whole_groups_without_doubles(data):
     chosen = Settings("m", "m", data, Path("unused"))
     (job,) = plan({"mme": load_task("mme")}, chosen)
+    texts = [Item("t", str(n), (), "What?", "that") for n in range(4)]
+    assert [len(share(texts, Shard(rank, 2))) for rank in range(2)] == [2, 2]
     for world in (1, 2, 3, 5):
         shares = [share(job.items, Shard(rank, world)) for rank in range(world)]
         ids = [item.id for mine in shares for item in mine]
@@ -274,6 +277,14 @@ def test_another_model_wants_another_folder(model, data, tmp_path):
         run(model, data, tmp_path, "gqa", model_id="other")
     with pytest.raises(ConfigError, match="another decoding"):
         run(model, data, tmp_path, "gqa", decoding="published")
+
+
+def test_more_questions_may_follow_and_fewer_would_lose_answers(model, data, tmp_path):
+    run(model, data, tmp_path, "gqa", limit=1)
+    assert "nothing here compares" in (tmp_path / "report.md").read_text()
+    assert len(run(model, data, tmp_path, "gqa")["gqa"]) == 3
+    with pytest.raises(ConfigError, match="a run of 3 questions of gqa, and now 2"):
+        run(model, data, tmp_path, "gqa", limit=2)
 
 
 def test_a_modality_that_the_model_lacks_is_named(data, tmp_path):
