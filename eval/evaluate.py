@@ -304,7 +304,8 @@ def report(
     header = read_header(out / HEADER)
     items = {job.task.name: job.items for job in planned}
     tasks = {job.task.name: job.task for job in planned}
-    rows, pictures = [], {}
+    rows: list[dict[str, Any]] = []
+    pictures: dict[Any, list[Any]] = {}
     names = list(header["tasks"])
     (progress or SilentProgress()).phase("scoring", len(names))
     for name in names:

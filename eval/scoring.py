@@ -118,7 +118,7 @@ def row_of(task: Task, records: Sequence[Record], result: Score | None) -> dict[
         "unparsed": result.unparsed / len(records) if result else None,
         "empty": empty / len(records),
         # Whether a single answer is right or wrong, and nothing between.
-        "hit_or_miss": bool(result) and all(s in (0, 1, None) for s in result.samples),
+        "hit_or_miss": result is not None and all(s in (0, 1, None) for s in result.samples),
         "notes": list(result.notes) if result else [],
         "seconds_per_answer": sum(r.get("seconds", 0.0) for r in records) / len(records),
         "published": task.published.model_dump(mode="json"),
