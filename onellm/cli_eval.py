@@ -117,8 +117,8 @@ def _validate(tasks: str, data: Path | None, limit: int | None) -> None:
 
 
 def _score(file: Path, task: str, data: Path | None, grades: Path | None = None) -> None:
-    from onellm.eval.evaluate import check_whole
     from onellm.eval.items import entries
+    from onellm.eval.run_folder import check_whole
     from onellm.eval.scoring import row_of, score_answers
     from onellm.eval.show_scores import lines_of
     from onellm.eval.task import load_task
@@ -142,9 +142,10 @@ def _run(
     options: dict[str, Any],
     place: tuple[str, str, int],
 ) -> None:
-    from onellm.eval.evaluate import Settings, evaluate, plan
+    from onellm.eval.evaluate import evaluate, plan
     from onellm.eval.fingerprint import model_fingerprint
     from onellm.eval.launch import local_device, shard_from_environment
+    from onellm.eval.run_folder import Settings
     from onellm.progress import SilentProgress, watch
 
     specs, shard = _specs(tasks), shard_from_environment()

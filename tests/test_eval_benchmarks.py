@@ -21,10 +21,11 @@ from onellm.cli import app
 from onellm.errors import BadInput, ConfigError
 from onellm.eval import runner
 from onellm.eval.answers import read_answers, to_line
-from onellm.eval.evaluate import Settings, evaluate, plan, read_header
+from onellm.eval.evaluate import evaluate, plan
 from onellm.eval.fingerprint import model_fingerprint
 from onellm.eval.items import Item
 from onellm.eval.parts import Shard, part_path, part_paths, share, wait
+from onellm.eval.run_folder import Settings, read_header
 from onellm.eval.task import load_task, task_names
 
 ROOT = Path(__file__).parents[1]
