@@ -152,6 +152,7 @@ def test_scores_stay_in_range_and_repeat_themselves(pairs):
 @given(
     st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12)
 )
+@settings(deadline=None)
 def test_common_length_is_the_textbook_table(first, second):
     table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i, a in enumerate(first):

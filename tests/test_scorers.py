@@ -74,6 +74,11 @@ def test_vqa_scorers_have_the_official_accuracies():
         assert low < result.metrics["accuracy"] < high
 
 
+def test_textvqa_wants_ten_answers():
+    with pytest.raises(BadInput, match=r"record 7: expected answers for textvqa; found .* not 9"):
+        score("textvqa", [record(7, "red", ["red"] * 9)])
+
+
 def test_gqa_binary_and_open_are_the_official_ones():
     data = golden("gqa")
     records = [
