@@ -162,39 +162,37 @@ def mmbench(records: Records, parser: str = "vlmevalkit", reduction: str = "mean
         BadInput: a question that lacks a pass.
     """
     hits, parsed = _read(records, parser, reduction)
-    passes: dict[str, dict[int, int]] = defaultdict(dict)
-    for place, record in enumerate(records):
-        passes[str(meta_of(record, "group"))][int(meta_of(record, "pass"))] = place
-    rounds = max(len(places) for places in passes.values())
-    for group, places in passes.items():
-        wanted = len(records[next(iter(places.values()))]["options"]) if rounds > 1 else 1
-        if sorted(places) != list(range(wanted)):
-            found = f"passes {', '.join(map(str, sorted(places)))}"
-            raise BadInput(f"MMBench question {group}", expected=f"{wanted} passes", found=found)
+    passes = _passes(records)
     firsts = [places[0] for places in passes.values()]
-    first_hits = [hits[place] for place in firsts]
-    vanilla = accuracy(
-        [records[p] for p in firsts],
-        first_hits,
-        [parsed[p] for p in firsts],
-        metric="vanilla",
-        groups=("category", "ability"),
-    )
-    metrics, groups, intervals = vanilla.metrics, vanilla.groups, vanilla.intervals
-    if rounds > 1:
-        whole = circular(
-            (str(meta_of(r, "group")), bool(h)) for r, h in zip(records, hits, strict=True)
-        )
-        right = accuracy(
-            [records[p] for p in firsts],
-            [float(whole[group]) for group in passes],
-            [parsed[p] for p in firsts],
-            metric="circular",
-            groups=("category", "ability"),
-        )
-        metrics = right.metrics | metrics
-        groups = right.groups | {f"{key}, vanilla": value for key, value in groups.items()}
-        intervals = right.intervals | intervals
+
+    def over_questions(metric: str, right: Sequence[float]) -> Score:
+        questions = [records[place] for place in firsts]
+        letter = [parsed[place] for place in firsts]
+        return accuracy(questions, right, letter, metric=metric, groups=("category", "ability"))
+
+    first = over_questions("vanilla", [hits[place] for place in firsts])
+    metrics, groups, intervals = first.metrics, first.groups, first.intervals
+    if len(passes) < len(records):
+        each = ((str(meta_of(r, "group")), bool(h)) for r, h in zip(records, hits, strict=True))
+        whole = circular(each)
+        every = over_questions("circular", [float(whole[question]) for question in passes])
+        metrics, intervals = every.metrics | metrics, every.intervals | intervals
+        groups = every.groups | {f"{key}, vanilla": value for key, value in groups.items()}
     base = accuracy(records, hits, parsed, notes=_how(records, parser, reduction))
     primary = next(iter(metrics))
     return replace(base, metrics=metrics, primary=primary, groups=groups, intervals=intervals)
+
+
+def _passes(records: Records) -> dict[str, dict[int, int]]:
+    """Place of each pass's record, by question: as many as options, or the first of each only."""
+    passes: dict[str, dict[int, int]] = defaultdict(dict)
+    for place, record in enumerate(records):
+        passes[str(meta_of(record, "group"))][int(meta_of(record, "pass"))] = place
+    several = max(len(places) for places in passes.values()) > 1
+    for question, places in passes.items():
+        options = records[next(iter(places.values()))]["options"]
+        wanted = len(options) if several else 1
+        if sorted(places) != list(range(wanted)):
+            found = f"passes {', '.join(map(str, sorted(places)))}"
+            raise BadInput(f"MMBench question {question}", expected=f"{wanted} passes", found=found)
+    return passes
