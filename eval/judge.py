@@ -186,7 +186,11 @@ def _cost(lines: Sequence[Mapping[str, Any]], records: int, repeats: int) -> Cos
         )
     first = lines[0]
     return Cost(
-        *(first["judge"], first["rubric"], first["prompt_hash"], records, repeats),
+        judge=first["judge"],
+        rubric=first["rubric"],
+        prompt_hash=first["prompt_hash"],
+        records=records,
+        repeats=repeats,
         asked=len(tries),
         retries=sum(one["retries"] for one in tries),
         ungraded=sum(line["grade"] is None for line in lines),

@@ -115,7 +115,7 @@ RUBRICS = {
         insist="\nReply with a number from 0.0 to 1.0 and nothing else.\n",
     ),
     "objects": Rubric(
-        *("objects", _OBJECTS, _verdict), temperature=1.0, warmer=0.0, tries=1, max_tokens=20
+        "objects", _OBJECTS, _verdict, temperature=1.0, warmer=0.0, tries=1, max_tokens=20
     ),
 }
 """The rubrics by name."""

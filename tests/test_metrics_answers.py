@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from golden_values import golden
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onellm.eval.metrics.answers import (
@@ -85,6 +85,7 @@ words = st.sampled_from(["red", "Red", "red.", "two", "2", "the dog", "dog", "t-
 
 
 @given(words, st.lists(words, min_size=10, max_size=10), st.sampled_from(RULES))
+@settings(deadline=None)
 def test_vqa_accuracy_is_the_mean_of_ten_left_one_out(prediction, answers, rule):
     said, true = prediction, answers
     normalise = NORMALISERS[rule]

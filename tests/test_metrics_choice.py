@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from golden_values import golden
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onellm.errors import ConfigError
@@ -113,6 +113,7 @@ def test_toolkits_match_inside_words_and_plain_does_not():
 
 
 @given(st.text(max_size=40), st.sampled_from([*PARSERS, *MATCHERS]))
+@settings(deadline=None)
 def test_no_parser_draws_lots(answer, name):
     parse = parser_named(name, MATCHERS)
     found = parse(answer, ANIMALS)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from golden_values import golden
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onellm.eval.metrics.intervals import (
@@ -36,6 +36,7 @@ def test_errors_and_tests_are_the_recorded_ones():
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
+@settings(deadline=None)
 def test_wilson_holds_the_rate_and_stays_in_bounds(hits, misses):
     n = hits + misses
     low, high = wilson(hits, n)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 from golden_values import golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onellm.errors import BadInput, ConfigError
 from onellm.eval.scorers import Score, describe, names, score, scorer
@@ -72,6 +74,11 @@ def test_vqa_scorers_have_the_official_accuracies():
         assert low < result.metrics["accuracy"] < high
 
 
+def test_textvqa_wants_ten_answers():
+    with pytest.raises(BadInput, match=r"record 7: expected answers for textvqa; found .* not 9"):
+        score("textvqa", [record(7, "red", ["red"] * 9)])
+
+
 def test_gqa_binary_and_open_are_the_official_ones():
     data = golden("gqa")
     records = [
@@ -81,6 +88,7 @@ def test_gqa_binary_and_open_are_the_official_ones():
     for clean_up, theirs in (
         ("official", "official_raw_equality"),
         ("llava", "llava_postprocessed"),
+        ("lmms", "lmms_eval_exact_match"),
     ):
         result = score("gqa", records, clean_up=clean_up)
         assert result.metrics == pytest.approx(data["expected"][theirs], abs=1e-9)
@@ -343,6 +351,31 @@ def test_questions_on_one_picture_have_a_wider_interval():
         low, high = score("exact", records).intervals["accuracy"]
         widths.append(high - low)
     assert widths[1] > 1.2 * widths[0]
+
+
+WHOLE = {
+    "capability": ["rec"],
+    "type": ["Audio", "Counting"],
+    **{"group": 1, "pass": 0, "subtask": "count", "has_image": True},
+}
+TARGETS = {
+    **{name: ["a dog"] * 10 for name in ("vqa", "vqa_always", "textvqa", "vizwiz")},
+    **{"clotho_aqa": ["yes", "no", "yes"], "scenes": "x", "mme": "Yes"},
+    **{name: ["a dog"] for name in ("captions", "objects", "object_match")},
+    **dict.fromkeys(("multiple_choice", "scienceqa", "nextqa", "seed", "mmbench"), "A"),
+}
+
+
+@pytest.mark.parametrize("name", names())
+@given(text=st.text(max_size=30))
+@settings(max_examples=15, deadline=None)
+def test_any_text_can_be_scored(name, text):
+    record_ = record(1, text, TARGETS.get(name, "a dog"), options=["x", "y"], meta=WHOLE)
+    records = [{**record_, "grades": [0.5], "media": [["m", "1"]]}]
+    records += [{**records[0], "id": "2"}] if name == "mme" else []
+    result = score(name, records)
+    assert len(result.samples) == len(result.parsed) == len(records)
+    assert all(value == value for value in result.metrics.values())
 
 
 def test_scores_are_whole_and_in_the_records_order():

@@ -21,6 +21,7 @@ _REFUSALS = (
 )
 REFUSED = "Z"
 """What VLMEvalKit reads where a model declines; wrong, but not unreadable."""
+# Read so by the toolkit although the letter is small: "The correct answer is **b**".
 _SENTENCE = re.compile(r"answer is:?\s*\**\(?([A-Z])\)?\**\.?\s*$", re.IGNORECASE)
 
 

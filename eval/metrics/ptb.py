@@ -17,6 +17,8 @@ import re
 DROPPED = frozenset(("''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "…", ";"))
 """Tokens that do not count. Brackets do: they are lower-case by the time the list is read."""
 
+_DROPPED_RUN = re.compile(r"-{2,4}|\.{2,}")  # longer dashes are rules, and stay
+
 _SPELLED = {
     **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
     **{"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"},
@@ -91,20 +93,20 @@ _PATTERNS = (
     # Apostrophes inside and at the ends of words.
     rf"(?i:[dlno]|qu)'{_L}{{2,}}(?:-{_A}+)*|(?![IY])[A-Z]'{_L}{{2,}}|[Cc]'mon|[CcMmHhNnEeOo](?:ap'n|a'am|at'l"
     r"|allowe'en|e'er|'er)(?![A-Za-z])",
-    rf"(?i:[dljy]'(?={_L})|ol'|somethin'|dunkin')",
+    rf"(?i:[dlj]'|y'(?={_L})|ol'|somethin'|dunkin')",
     r"(?i:n't|'n'|'(?:em|til|cause)(?![A-Za-z])|'t(?=(?:is|was)(?:n't)?(?![A-Za-z])))",
     rf"(?i:'(?:s|m|d|n|re|ve|ll))(?!{_L})",
     r"'[2-9]0s(?!\w)|'\d\d(?=[\s.,!?)]|$)",
     # Words with points and strokes in them.
-    rf"(?:{_ACRONYM}|{_ABBREVIATION})(?:-(?:{_ACRONYM}|\d+[A-Za-z]*|[A-Za-z]{{2,}}))+"
-    rf"|[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*-(?:{_ACRONYM}|{_ABBREVIATION}(?![A-Za-z]))",
-    rf"(?:[A-Za-z](?:\.[A-Za-z])+|[Pp][Hh]\.[Dd])\.(?!{_L})|(?>{_L}{_A}*(?:[.!?]{_L}{_A}*)+)|{_ACRONYM}"
+    rf"(?:{_ACRONYM}|{_ABBREVIATION})(?:-(?:{_ACRONYM}|[A-Za-z0-9]+))+"
+    rf"|[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*-(?:{_ACRONYM}|{_ABBREVIATION}(?=[,;:]))",
+    rf"(?:[A-Za-z](?:\.[A-Za-z])+|[Pp][Hh]\.[Dd])\.(?!{_L})|(?>{_L}{_A}*(?:[.!?]{_L}{_A}*)+)(?:-{_A}+)*|{_ACRONYM}"
     rf"|{_ABBREVIATION}(?!{_L})",
     r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:/[A-Za-z0-9]+(?:-[A-Za-z]+)*){1,2}",
     r"[Cc]\+\+|[Cc]\#|[A-Z]{1,2}\$|[A-Z]+(?:&[A-Z]+)+",
     rf"(?>\d+(?:[.,:]\d+)+|(?:[.,:]\d+)+)(?:(?<!:\d\d)(?:-{_A}+)+)?|[-+]{_NUMBER}|{_HYPHENED}",
     # Faces, runs of marks, and any single sign.
-    r"[<>]?[:;=][-o*']?(?:[()\\{@|\[\]]|[DPdpO](?![A-Za-z]))|[-^x=~<>']_[-^x=~<>']",
+    r"[<>]?[:;=][-o*']?[()\\{@|\[\]DPdpO](?![A-Za-z0-9])|[-^x=~<>']_[-^x=~<>']",
     r"[!?]+|\*+|_+|\#+|@+|--+|\.\.\.+|<<|>>|''|``|&\#\d+;|\S",
 )
 _TOKEN = re.compile("|".join(_PATTERNS))
@@ -143,7 +145,7 @@ def _scan(text: str) -> list[str]:
     tokens = []
     for token in _TOKEN.findall(text):
         token = _SPELLED.get(token, token.lower())
-        if token not in DROPPED and token.strip(".") and token.strip("-"):
+        if token not in DROPPED and not _DROPPED_RUN.fullmatch(token):
             tokens.append(_inner(token) if len(token) > 1 else token)
     return tokens
 

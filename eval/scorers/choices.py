@@ -1,16 +1,17 @@
-"""Scorers of multiple choice, by letter or likelihood: ScienceQA, NExT-QA, SEED, MMBench, MME."""
+"""Scorers of multiple choice, by letter or likelihood: ScienceQA, NExT-QA, SEED, MMBench."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from onellm.errors import BadInput
-from onellm.eval.metrics import mme as mme_metric
 from onellm.eval.metrics.choice import Parser, letters, likeliest, parser_named
-from onellm.eval.metrics.intervals import Z95, mean_interval, standard_error
+from onellm.eval.metrics.intervals import mean_interval
 from onellm.eval.metrics.mmbench import MATCHERS, circular
-from onellm.eval.scorers.accuracy import accuracy, by_group, media_of, meta_of, percent, target_of
+from onellm.eval.scorers.accuracy import accuracy, by_group, meta_of, percent, target_of
 from onellm.eval.scorers.registry import Record, Records, Score, scorer
 
 
@@ -31,6 +32,9 @@ def _letter(record: Record, parse: Parser, reduction: str) -> str | None:
         if len(chances) != len(options):
             where, found = f"record {record.get('id')}", f"{len(chances)} of them"
             raise BadInput(where, expected=f"likelihoods of {len(options)} options", found=found)
+        if any(math.isnan(chance[reduction]) for chance in chances):
+            where = f"record {record.get('id')}"
+            raise BadInput(where, expected="likelihoods", found="one that is no number")
         return letters(options)[likeliest(chances, reduction)]
     return parse(record["answer"], options)
 
@@ -81,7 +85,8 @@ def scienceqa(records: Records, parser: str = "llava", reduction: str = "mean") 
     others = {"image_accuracy": percent(pictured)} if pictured else {}
     result = accuracy(
         records,
-        *(hits, parsed),
+        hits,
+        parsed,
         others=others,
         groups=("subject", "grade"),
         notes=_how(records, parser, reduction),
@@ -133,7 +138,8 @@ def seed(records: Records, parser: str = "exact", reduction: str = "mean") -> Sc
     others = {"dimension_mean": sum(dimensions.values()) / len(dimensions)} if dimensions else {}
     return accuracy(
         records,
-        *(hits, parsed),
+        hits,
+        parsed,
         others=others,
         groups=("data_type", "dimension"),
         notes=_how(records, parser, reduction),
@@ -156,92 +162,37 @@ def mmbench(records: Records, parser: str = "vlmevalkit", reduction: str = "mean
         BadInput: a question that lacks a pass.
     """
     hits, parsed = _read(records, parser, reduction)
+    passes = _passes(records)
+    firsts = [places[0] for places in passes.values()]
+
+    def over_questions(metric: str, right: Sequence[float]) -> Score:
+        questions = [records[place] for place in firsts]
+        letter = [parsed[place] for place in firsts]
+        return accuracy(questions, right, letter, metric=metric, groups=("category", "ability"))
+
+    first = over_questions("vanilla", [hits[place] for place in firsts])
+    metrics, groups, intervals = first.metrics, first.groups, first.intervals
+    if len(passes) < len(records):
+        each = ((str(meta_of(r, "group")), bool(h)) for r, h in zip(records, hits, strict=True))
+        whole = circular(each)
+        every = over_questions("circular", [float(whole[question]) for question in passes])
+        metrics, intervals = every.metrics | metrics, every.intervals | intervals
+        groups = every.groups | {f"{key}, vanilla": value for key, value in groups.items()}
+    base = accuracy(records, hits, parsed, notes=_how(records, parser, reduction))
+    primary = next(iter(metrics))
+    return replace(base, metrics=metrics, primary=primary, groups=groups, intervals=intervals)
+
+
+def _passes(records: Records) -> dict[str, dict[int, int]]:
+    """Place of each pass's record, by question: as many as options, or the first of each only."""
     passes: dict[str, dict[int, int]] = defaultdict(dict)
     for place, record in enumerate(records):
         passes[str(meta_of(record, "group"))][int(meta_of(record, "pass"))] = place
-    rounds = max(len(places) for places in passes.values())
-    for group, places in passes.items():
-        wanted = len(records[next(iter(places.values()))]["options"]) if rounds > 1 else 1
+    several = max(len(places) for places in passes.values()) > 1
+    for question, places in passes.items():
+        options = records[next(iter(places.values()))]["options"]
+        wanted = len(options) if several else 1
         if sorted(places) != list(range(wanted)):
             found = f"passes {', '.join(map(str, sorted(places)))}"
-            raise BadInput(f"MMBench question {group}", expected=f"{wanted} passes", found=found)
-    firsts = [places[0] for places in passes.values()]
-    first_hits = [hits[place] for place in firsts]
-    vanilla = accuracy(
-        [records[p] for p in firsts],
-        *(first_hits, [parsed[p] for p in firsts]),
-        metric="vanilla",
-        groups=("category", "ability"),
-    )
-    metrics, groups, intervals = vanilla.metrics, vanilla.groups, vanilla.intervals
-    if rounds > 1:
-        whole = circular(
-            (str(meta_of(r, "group")), bool(h)) for r, h in zip(records, hits, strict=True)
-        )
-        right = accuracy(
-            [records[p] for p in firsts],
-            *([float(whole[group]) for group in passes], [parsed[p] for p in firsts]),
-            metric="circular",
-            groups=("category", "ability"),
-        )
-        metrics = right.metrics | metrics
-        groups = right.groups | {f"{key}, vanilla": value for key, value in groups.items()}
-        intervals = right.intervals | intervals
-    base = accuracy(records, hits, parsed, notes=_how(records, parser, reduction))
-    primary = next(iter(metrics))
-    return Score(
-        *(metrics, primary, base.samples, base.parsed, base.unparsed),
-        *(groups, intervals, base.empty, base.notes),
-    )
-
-
-@scorer("mme")
-def mme(records: Records) -> Score:
-    """MME: yes or no, read from the first four characters as the official tool does.
-
-    Target: ``Yes`` or ``No``. ``meta.subtask``; ``media``, which two records share.
-
-    Metrics: ``perception``, ``cognition`` (sums of the subtasks' scores, at most 200 each);
-    ``accuracy`` and ``accuracy_plus`` over all questions; the subtasks' scores.
-
-    Raises:
-        BadInput: a picture with other than two questions.
-    """
-    parsed = [mme_metric.yes_or_no(record["answer"]) for record in records]
-    truth = [target_of(record, str, "Yes or No").strip().lower() for record in records]
-    hits = [p == t for p, t in zip(parsed, truth, strict=True)]
-    keys = [(str(meta_of(r, "subtask")), media_of(r)) for r in records]
-    try:
-        scores = mme_metric.mme((*key, hit) for key, hit in zip(keys, hits, strict=True))
-    except ValueError as error:
-        raise BadInput("MME", expected="two questions per picture", found=str(error)) from error
-    pictures: dict[tuple[str, Hashable], list[bool]] = defaultdict(list)
-    for key, hit in zip(keys, hits, strict=True):
-        pictures[key].append(hit)
-    plus = percent([float(all(pair)) for pair in pictures.values()])
-    base = accuracy(records, [float(hit) for hit in hits], parsed)
-    metrics = mme_metric.totals(scores) | base.metrics | {"accuracy_plus": plus}
-    return Score(
-        *(metrics, next(iter(metrics)), base.samples, parsed, base.unparsed),
-        groups={"subtask": {name: each.score for name, each in scores.items()}},
-        intervals=_mme_intervals(pictures) | base.intervals,
-        empty=base.empty,
-    )
-
-
-def _mme_intervals(
-    pictures: Mapping[tuple[str, Hashable], Sequence[bool]],
-) -> dict[str, tuple[float, float]]:
-    """Of the sums: a subtask's score is a mean over pictures, and subtasks are independent."""
-    worth: dict[str, list[float]] = defaultdict(list)
-    for (subtask, _), pair in pictures.items():
-        worth[subtask].append(50.0 * sum(pair) + 100.0 * all(pair))
-    intervals = {}
-    parts = {"perception": mme_metric.PERCEPTION, "cognition": mme_metric.COGNITION}
-    for name, subtasks in parts.items():
-        there = [worth[s] for s in subtasks if s in worth]
-        if there:
-            total = sum(sum(values) / len(values) for values in there)
-            half = Z95 * sum(standard_error(values) ** 2 for values in there) ** 0.5
-            intervals[name] = (total - half, total + half)
-    return intervals
+            raise BadInput(f"MMBench question {question}", expected=f"{wanted} passes", found=found)
+    return passes

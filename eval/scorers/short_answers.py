@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onellm.errors import ConfigError
+from onellm.errors import BadInput, ConfigError
 from onellm.eval.closed_set import exact_match, normalise
 from onellm.eval.metrics import answers, gqa, vqa
 from onellm.eval.scorers.accuracy import accuracy, by_group, meta_of, percent, target_of
@@ -31,7 +31,8 @@ def vqa_accuracy(records: Records, name: str) -> Score:
         try:
             samples.append(vqa.vqa_accuracy(record["answer"], true, name))
         except ValueError as error:
-            raise ConfigError(f"record {record.get('id')}: {error}") from error
+            where = f"record {record.get('id')}"
+            raise BadInput(where, expected=f"answers for {name}", found=str(error)) from error
         parsed.append(vqa.NORMALISERS[name](record["answer"]))
     return accuracy(records, samples, parsed, groups=("answer_type", "question_type"))
 
