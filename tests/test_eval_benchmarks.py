@@ -21,9 +21,11 @@ from onellm.cli import app
 from onellm.errors import BadInput, ConfigError
 from onellm.eval import runner
 from onellm.eval.answers import read_answers, to_line
+from onellm.eval.endpoint import Endpoint
 from onellm.eval.evaluate import evaluate, plan
 from onellm.eval.fingerprint import model_fingerprint
 from onellm.eval.items import Item
+from onellm.eval.judge import Reply
 from onellm.eval.parts import Shard, part_path, part_paths, share, wait
 from onellm.eval.run_folder import Settings, read_header
 from onellm.eval.task import load_task, task_names
@@ -363,3 +365,42 @@ def test_exports_are_written_by_the_verb(whole, tmp_path):
         *("--format", "vqa_normalised"),
     )
     assert done.exit_code == 0, done.stderr
+
+
+def test_two_runs_are_compared_by_the_verb(whole, tmp_path):
+    out, found = whole
+    better = [{**r, "answer": r["target"], "score": 1.0} for r in found["gqa"]]
+    (tmp_path / "gqa.jsonl").write_text("".join(map(to_line, better)))
+    done = verb("compare", tmp_path, out, "--differences", "1")
+    assert done.exit_code == 0, done.stderr
+    assert "gqa: 100.00 and 0.00 on 3 questions" in done.stdout
+    assert "better on 3, worse on 0" in done.stdout and "and 2 more" in done.stdout
+    variant = [{**r, "task": "gqa@lmms"} for r in better]
+    (tmp_path / "other.jsonl").write_text("".join(map(to_line, variant)))
+    done = verb("compare", tmp_path / "other.jsonl", out / "gqa.jsonl")
+    assert done.exit_code == 0 and "gqa@lmms, gqa:" in done.stdout
+    done = verb("compare", tmp_path / "other.jsonl", out)
+    assert done.exit_code == 2 and "one of each" in done.stderr
+
+
+def test_a_judge_grades_once_and_is_scored(whole, tmp_path, monkeypatch):
+    asked = []
+
+    def ask(self, prompt, temperature, max_tokens):
+        asked.append(prompt)
+        return Reply("0.5", 10, 1)
+
+    monkeypatch.setattr(Endpoint, "ask", ask)
+    file = tmp_path / "mmvet.jsonl"
+    file.write_text((whole[0] / "mmvet.jsonl").read_text())
+    words = ("--endpoint", "http://nowhere/v1", "--judge-model", "strict")
+    for _ in range(2):
+        done = verb("judge", file, "--task", "mmvet", *words)
+        assert done.exit_code == 0, done.stderr
+        assert len(asked) == 2
+    assert "2 prompts, 20 and 2 tokens, 0 ungraded" in done.stdout
+    assert re.search(r"mmvet +50\.0 .*29\.1", done.stdout)
+    done = verb("judge", whole[0] / "gqa.jsonl", "--task", "gqa", *words)
+    assert done.exit_code == 2 and "no rubric" in done.stderr
+    done = verb("judge", file, "--task", "mmvet")
+    assert done.exit_code == 2 and "--endpoint" in done.stderr
