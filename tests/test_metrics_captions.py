@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onellm.errors import BadInput, MissingExtra
-from onellm.eval.metrics import java
+from onellm.eval.metrics import java, ngrams
 from onellm.eval.metrics.bleu import bleu
 from onellm.eval.metrics.cider import cider
 from onellm.eval.metrics.pointllm import sentence_scores
@@ -220,6 +220,13 @@ def random_corpus(seed: int, size: int = 150) -> tuple[dict[str, str], dict[str,
 
     keys = [str(n) for n in range(size)]
     return {k: text() for k in keys}, {k: [text() for _ in range(draw.randint(1, 5))] for k in keys}
+
+
+def test_counting_is_the_same_where_packed_numbers_would_not_fit(monkeypatch):
+    corpus = random_corpus(0)
+    expected = cider(*corpus), bleu(*corpus)
+    monkeypatch.setattr(ngrams, "_BITS", 0)
+    assert (cider(*corpus), bleu(*corpus)) == expected
 
 
 @needs_package

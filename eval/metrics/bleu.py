@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from onellm.eval.metrics.captions import aligned
-from onellm.eval.metrics.ngrams import Grams, Ints, count_ngrams, shared
+from onellm.eval.metrics.ngrams import Corpus, Grams, count_ngrams, shared
 
 _ABOVE, _BELOW = 1e-15, 1e-9
 
@@ -34,36 +35,35 @@ def bleu(
         ValueError: no items, other ids on the two sides, or an item without a reference.
     """
     ids = aligned("BLEU", candidates, references)
-    captions = [candidates[i] for i in ids] + [text for i in ids for text in references[i]]
-    of_each = [len(references[i]) for i in ids]
-    item_C = np.concatenate([np.arange(len(ids)), np.repeat(np.arange(len(ids)), of_each)])
-    lengths = [len(text.split()) for text in captions]
-    length_I = lengths[: len(ids)]
-    closest_I, start = [], len(ids)
-    for length, number in zip(length_I, of_each, strict=True):
-        around = lengths[start : start + number]
-        closest_I.append(min((abs(other - length), other) for other in around)[1])
-        start += number
-    right_NI = [_clipped(g, item_C, len(ids)) for g in count_ngrams(captions, longest)]
+    corpus = Corpus.of(ids, candidates, references)
+    lengths = corpus.length_C.tolist()
+    starts = np.flatnonzero(corpus.candidate_C).tolist()
+    length_I = [lengths[start] for start in starts]
+    closest_I = [
+        min((abs(other - lengths[start]), other) for other in lengths[start + 1 : end])[1]
+        for start, end in pairwise([*starts, len(lengths)])
+    ]
+    right_NI = [_clipped(grams, corpus) for grams in count_ngrams(corpus, longest)]
     said_NI = [[max(0, length - n) for length in length_I] for n in range(longest)]
     each = {
         key: _score([r[i] for r in right_NI], [s[i] for s in said_NI], length_I[i], closest_I[i])
         for i, key in enumerate(ids)
     }
-    corpus = _score(
-        [int(sum(r)) for r in right_NI], [sum(s) for s in said_NI], sum(length_I), sum(closest_I)
+    whole = _score(
+        [sum(r) for r in right_NI], [sum(s) for s in said_NI], sum(length_I), sum(closest_I)
     )
-    return corpus, each
+    return whole, each
 
 
-def _clipped(grams: Grams, item_C: Ints, items: int) -> list[int]:
+def _clipped(grams: Grams, corpus: Corpus) -> list[int]:
     """For each item, how many of its candidate's n-grams a reference grants."""
-    own_M, their_M = shared(grams, item_C, items)
+    own_M, their_M = shared(grams, corpus)
     granted_P = np.zeros_like(grams.count_P)
     np.maximum.at(granted_P, own_M, grams.count_P[their_M])
     clipped_P = np.minimum(granted_P, grams.count_P)  # a reference's own pairs are granted nothing
-    counts: list[int] = np.bincount(grams.caption_P, clipped_P, items)[:items].astype(int).tolist()
-    return counts
+    items = int(corpus.item_C[-1]) + 1
+    counts: list[int] = np.bincount(corpus.item_C[grams.caption_P], clipped_P, items).tolist()
+    return [int(count) for count in counts]
 
 
 def _score(right_N: Sequence[int], said_N: Sequence[int], length: int, closest: int) -> list[float]:

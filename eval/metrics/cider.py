@@ -4,8 +4,7 @@ Vedantam, Zitnick, Parikh, "CIDEr: consensus-based image description evaluation"
 n-grams up to 4, weighted by how rare they are among the references, compared by a clipped cosine
 with a Gaussian penalty on length (sigma 6), times 10. All captions are counted at once, as arrays.
 
-Legend: I items, C captions (the candidates first, then all references), R references,
-P pairs (caption, n-gram).
+Legend: I items, C captions, R references, P pairs (n-gram, caption), M matches.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onellm.eval.metrics.captions import aligned
-from onellm.eval.metrics.ngrams import Grams, Ints, count_ngrams, shared
+from onellm.eval.metrics.ngrams import Corpus, Grams, count_ngrams, documents, shared
 
 LONGEST, SIGMA, SCALE = 4, 6.0, 10.0
 Floats = NDArray[np.float64]
@@ -40,41 +39,32 @@ def cider(
         ValueError: no items, other ids on the two sides, or an item without a reference.
     """
     ids = aligned("CIDEr", candidates, references)
-    captions = [candidates[i] for i in ids]
-    captions += [text for i in ids for text in references[i]]
-    of_each = np.fromiter((len(references[i]) for i in ids), dtype=np.int64, count=len(ids))
-    item_C = np.concatenate([np.arange(len(ids)), np.repeat(np.arange(len(ids)), of_each)])
-
-    total_R = np.zeros(len(captions) - len(ids))
-    length_C = np.zeros(len(captions))
-    by_length = []
-    for n, grams in enumerate(count_ngrams(captions, LONGEST), 1):
-        by_length.append(_similarity(grams, item_C, len(ids)))
-        if n == 2:  # the reference scorer takes the number of word pairs for the length
-            length_C = np.bincount(grams.caption_P, grams.count_P, len(captions)).astype(float)
-    difference_R = length_C[item_C[len(ids) :]] - length_C[len(ids) :]
-    penalty_R = np.exp(-(difference_R**2) / (2 * SIGMA**2))
-    for similarity_R in by_length:
-        total_R += similarity_R * penalty_R
-    score_I = np.bincount(item_C[len(ids) :], total_R, len(ids)) / LONGEST / of_each * SCALE
+    corpus = Corpus.of(ids, candidates, references)
+    reference_R = np.flatnonzero(~corpus.candidate_C)
+    own_R = np.flatnonzero(corpus.candidate_C)[corpus.item_C[reference_R]]
+    # The reference scorer takes the number of word pairs for the length.
+    length_C = np.maximum(0, corpus.length_C - 1)
+    penalty_R = np.exp(-((length_C[own_R] - length_C[reference_R]) ** 2) / (2 * SIGMA**2))
+    total_R = np.zeros(len(reference_R))
+    for grams in count_ngrams(corpus, LONGEST):
+        product_C, norm_C = _products(grams, corpus, len(ids))
+        norm_R = norm_C[own_R] * norm_C[reference_R]
+        zero_R = np.zeros_like(norm_R)
+        cosine_R = np.divide(product_C[reference_R], norm_R, out=zero_R, where=norm_R != 0)
+        total_R += cosine_R * penalty_R
+    item_R = corpus.item_C[reference_R]
+    score_I = np.bincount(item_R, total_R) / LONGEST / np.bincount(item_R) * SCALE
     return float(score_I.mean()), dict(zip(ids, score_I.tolist(), strict=True))
 
 
-def _similarity(grams: Grams, item_C: Ints, items: int) -> Floats:
-    """Clipped TF-IDF cosine of each reference with its item's candidate, for one n."""
-    captions = len(item_C)
-    weight_P = grams.count_P * _rarity(grams, item_C, items)[grams.gram_P]
-    norm_C = np.sqrt(np.bincount(grams.caption_P, weight_P**2, captions))
-    own_M, their_M = shared(grams, item_C, items)
+def _products(grams: Grams, corpus: Corpus, items: int) -> tuple[Floats, Floats]:
+    """Clipped TF-IDF products of references with their candidates, and all captions' norms."""
+    captions, most = len(corpus.item_C), np.log(float(items))
+    rarity = most - np.log(np.maximum(1.0, documents(grams, corpus)))
+    weight_P = grams.count_P * rarity[grams.gram_P]
+    # What occurs once in the corpus is as rare as can be, and matches nothing.
+    square_C = np.bincount(grams.caption_P, weight_P**2, captions) + grams.single_C * most**2
+    own_M, their_M = shared(grams, corpus)
     product_M = np.minimum(weight_P[own_M], weight_P[their_M]) * weight_P[their_M]
-    found_C = np.bincount(grams.caption_P[their_M], product_M, captions)
-    norm_R = norm_C[item_C[items:]] * norm_C[items:]
-    return np.divide(found_C[items:], norm_R, out=np.zeros_like(norm_R), where=norm_R != 0)
-
-
-def _rarity(grams: Grams, item_C: Ints, items: int) -> Floats:
-    """Log of how many times more items there are than items with the n-gram, by n-gram."""
-    first, size = int(np.searchsorted(grams.caption_P, items)), max(1, grams.different)
-    key = np.unique(item_C[grams.caption_P[first:]] * size + grams.gram_P[first:])
-    documents = np.bincount(key % size, minlength=size)
-    return np.log(float(items)) - np.log(np.maximum(1.0, documents))
+    product_C = np.bincount(grams.caption_P[their_M], product_M, captions)
+    return product_C.astype(float), np.sqrt(square_C)
