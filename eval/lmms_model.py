@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 
 from onellm.errors import ConfigError
@@ -63,21 +64,25 @@ class OneLLMForLmms(lmms):  # type: ignore[misc]
                 answers.update(zip(batch, said, strict=True))
         return [answers[place] for place in range(len(requests))]
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether greedy decoding gives it.
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+        """Loss of each continuation, and whether greedy decoding gives it.
+
+        The toolkit's documentation asks for log-probabilities; its multiple choice takes the
+        option with the least number, as its own models return losses (means over tokens). So do
+        we. It would turn a bare pair into text, hence the wrapper.
 
         Args:
             requests: the toolkit's, with (context, continuation, visuals, …) as arguments; those
                 of one question share its prompt and media.
         """
-        results: list[tuple[float, bool]] = []
+        results: list[Any] = []
         for _, group in groupby(requests, key=lambda r: (r.args[0], *map(str, r.args[3:6]))):
             several = list(group)
             first = several[0].args
             options = [self._continuation(request.args).strip() for request in several]
             soft = soft_tokens(self.model, [self._media(first)])
             (chances,) = option_chances(self.model, [first[0]], soft, [options])
-            results += [(chance.sum, chance.greedy) for chance in chances]
+            results += [GenerationResult((-chance.mean, chance.greedy)) for chance in chances]
         return results
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
