@@ -280,6 +280,7 @@ class OneLLM(nn.Module):
         labels: Sequence[Tensor] | None,
         soft: Sequence[Sequence[tuple[str, Tensor]]],
         side: Literal["left", "right"] = "right",
+        pack: bool = False,
     ) -> Spliced:
         """Splice soft tokens behind BOS, in the order given (spec §1.6).
 
@@ -288,6 +289,7 @@ class OneLLM(nn.Module):
             labels: labels of each text, or None.
             soft: for each sample its (modality, (Q, D_llm)) pairs.
             side: padding side.
+            pack: all samples in one row, without padding.
         """
         device = self.device
         return splice(
@@ -296,6 +298,7 @@ class OneLLM(nn.Module):
             None if labels is None else [i.to(device) for i in labels],
             [[Insertion(1, self.tagged(m, s)) for m, s in items] for items in soft],
             side=side,
+            pack=pack,
         )
 
     # -- language -------------------------------------------------------------------------
