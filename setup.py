@@ -38,6 +38,7 @@ REQUIRED = [
     "accelerate>=0.30",
 ]
 EXTRAS = {
+    "datasets": ["datasets>=2.19"],
     "lora": ["peft>=0.12"],
     "quant": ["torchao>=0.18"],
     "dev": [
