@@ -13,7 +13,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from onellm.config import StrictModel, load_config
+from onellm.data.datasets import DatasetConfig
 from onellm.data.faults import FaultConfig
+from onellm.data.plan import Layout
 from onellm.data.targets import Target
 from onellm.errors import ConfigError
 from onellm.spelling import did_you_mean
@@ -29,6 +31,8 @@ class DataConfig(StrictModel):
     """Which samples are drawn, and what text is trained on.
 
     Attributes:
+        datasets: data sets in any of the formats of docs/data.md; with them, ``folder``, ``split``,
+            ``targets``, ``balance`` and ``weights`` have nothing to say.
         folder: folder of ``<modality>-<split>.tar`` shards; ``"starter"`` is the packaged data.
         split: ``"train"`` or ``"test"``.
         targets: what text is trained on, with weights: see :data:`onellm.data.targets.Target`.
@@ -41,8 +45,13 @@ class DataConfig(StrictModel):
         faults: what happens to samples that cannot be read.
         keep_megabytes: 10^6 bytes of decoded signals kept in memory.
         ahead: optimiser steps read ahead in a thread; 0 reads in the loop.
+        workers: processes on each device's machine that read media for it; 0 reads in the thread,
+            which is enough where a core decodes faster than the device learns.
+        shelf: folder for shards that are fetched; the user's cache if left out.
+        shelf_gigabytes: 10^9 bytes of fetched shards kept on each machine.
     """
 
+    datasets: tuple[DatasetConfig, ...] = ()
     folder: str = "starter"
     split: Literal["train", "test"] = "train"
     targets: dict[Target, PositiveFloat] = Field(default_factory=_captions)
@@ -54,6 +63,22 @@ class DataConfig(StrictModel):
     faults: FaultConfig = FaultConfig()
     keep_megabytes: float = Field(default=0.0, ge=0)
     ahead: NonNegativeInt = 1
+    workers: NonNegativeInt = 0
+    shelf: str = ""
+    shelf_gigabytes: PositiveFloat = 100.0
+
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> Self:
+        fields = {n: type(self).model_fields[n] for n in ("folder", "split", "targets", "balance")}
+        usual = {
+            name: field.get_default(call_default_factory=True) for name, field in fields.items()
+        }
+        idle = [name for name, value in usual.items() if getattr(self, name) != value]
+        if self.datasets and idle:
+            raise ValueError(
+                f"data.datasets replaces data.{idle[0]}: each data set has its own settings"
+            )
+        return self
 
 
 class CopyPath(StrictModel):
@@ -135,6 +160,8 @@ class StageConfig(StrictModel):
         frozen_views: with ``data.augment``, how many random variations of each signal are
             computed beside the plain one; each draw takes one of them.
         frozen_gigabytes: 10^9 bytes that may take; more is an error.
+        frozen_folder: read it from here, where ``onellm data cache`` wrote it, in place of
+            computing it and keeping it in memory.
         contrastive: settings of that objective.
         clip: settings of that objective.
     """
@@ -149,6 +176,7 @@ class StageConfig(StrictModel):
     frozen: Literal["none", "features", "soft"] = "none"
     frozen_views: NonNegativeInt = 0
     frozen_gigabytes: PositiveFloat = 4.0
+    frozen_folder: str = ""
     contrastive: ContrastiveConfig = ContrastiveConfig()
     clip: ClipConfig = ClipConfig()
 
@@ -191,14 +219,31 @@ class BatchConfig(StrictModel):
     Attributes:
         size: samples of one optimiser step, over all devices and accumulated passes.
         per_device: samples of one forward pass on one device; left out, ``size / devices``.
-            Gradients are accumulated over ``size / (per_device x devices)`` passes.
+            Gradients are accumulated over ``size / (per_device x devices)`` passes. In packed
+            rows it is the average, and with ``tokens`` it does not count.
         same_modality: this many samples in a row are of one modality; 1 mixes freely. ZeRO 2
             needs a multiple of ``per_device x devices``.
+        arrange: ``"order"`` makes passes of samples as they come; ``"length"`` of samples of
+            similar length, out of those of the step (or of a ``same_modality`` block), so that
+            there is little padding and devices need not wait for each other.
+        pack: put the samples of a pass into one row without padding; attention and positions
+            begin anew with each.
+        tokens: with ``pack`` and ``arrange: length``, longest row in positions, media included;
+            the number of passes follows from it.
     """
 
     size: PositiveInt
     per_device: PositiveInt | None = None
     same_modality: PositiveInt = 1
+    arrange: Literal["order", "length"] = "order"
+    pack: bool = False
+    tokens: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        if self.tokens and not (self.pack and self.arrange == "length"):
+            raise ValueError("batch.tokens needs batch.pack=true and batch.arrange=length")
+        return self
 
     def split(self, world: int) -> tuple[int, int]:
         """Samples of one forward pass on one device, and passes of one optimiser step.
@@ -217,6 +262,24 @@ class BatchConfig(StrictModel):
                 f"on each of {world} device(s)"
             )
         return per_device, passes
+
+    def layout(self, world: int) -> Layout:
+        """How samples are laid out over devices and passes.
+
+        Args:
+            world: number of processes.
+
+        Raises:
+            ConfigError: they do not come out even.
+        """
+        per_device, _ = self.split(world)
+        block = self.same_modality if self.same_modality > 1 else 0
+        if self.arrange == "length" and block % (per_device * world):
+            raise ConfigError(
+                f"batch.arrange=length: set batch.same_modality to a multiple of "
+                f"{per_device * world} (batch.per_device x devices); found {self.same_modality}"
+            )
+        return Layout(world, per_device, self.arrange, self.pack, self.tokens or 0, block)
 
 
 class LengthConfig(StrictModel):
@@ -308,6 +371,11 @@ class TrainConfig(StrictModel):
             raise ValueError("dtype float16 needs loss scaling: add a deepspeed section")
         if self.dtype == "auto" and self.deepspeed is not None:
             raise ValueError("dtype auto is for plain PyTorch: with deepspeed, name the type")
+        if self.stage.objective != "lm" and (self.batch.pack or self.batch.arrange != "order"):
+            raise ValueError(
+                f"batch.pack and batch.arrange are for the lm objective; {self.stage.objective} "
+                "compares the samples of a pass, which are to come at random"
+            )
         if self.deepspeed and self.deepspeed.zero == 0 and self.dtype != "float32":
             raise ValueError(f"deepspeed.zero=0 trains in float32; take zero=1 for {self.dtype}")
         strangers = set(self.data.weights) - set(self.stage.modalities)

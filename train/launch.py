@@ -10,30 +10,28 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from onellm.data.faults import Faults
-from onellm.data.loader import Loader, SignalReader, group_of
-from onellm.data.order import Order, Part
-from onellm.data.packaged import starter_folder
+from onellm.data.loader import Loader, SignalReader
+from onellm.data.order import Order
 from onellm.data.sample import Sample
-from onellm.data.shards import read_folder
-from onellm.data.targets import examples
 from onellm.errors import CheckpointError, ConfigError, OneLLMError
 from onellm.model import OneLLM
 from onellm.prompts import encode_example
 from onellm.spelling import did_you_mean
+from onellm.train.cache import CachedStore
 from onellm.train.checkpoint import Checkpoints, check_same_run
-from onellm.train.config import DataConfig, TrainConfig, read_config
+from onellm.train.config import TrainConfig, read_config
 from onellm.train.engine import Engine, Place, build_engine
 from onellm.train.loop import Run, train
 from onellm.train.media import FrozenStore
 from onellm.train.metrics import Callback, MetricsLog, Progress
+from onellm.train.mixture import Drawn, open_data
 from onellm.train.objectives import Objective, build_objective
 from onellm.train.regression import fit_output
 from onellm.train.trainables import select
@@ -161,21 +159,22 @@ def prepare(
     model.projector.active_experts = stage.active_experts or model.config.projector.experts
     model.train()
     select(model, stage.trainable, stage.modalities)
-    samples = read_samples(config.data, model, stage.modalities)
+    drawn = open_data(config.data, model.modalities, stage.modalities)
     checkpoints = Checkpoints(config.out, config.checkpoint.keep)
     reader = SignalReader(model.modalities, config.data.keep_megabytes)
     faults = Faults(config.data.faults)
+    # What is gone through once is so by every process alike, and told by the first.
+    before = faults if place.rank == 0 else Faults(config.data.faults)
     if stage.fit_output is not None and checkpoints.newest() is None:
         views = stage.frozen_views if config.data.augment else 0
         fit_output(
-            *(model, stage.fit_output, samples, reader, faults), views=views, seed=config.seed
+            *(model, stage.fit_output, drawn.samples, reader, before), views=views, seed=config.seed
         )
-    parts, kept = build_parts(config.data, model, samples)
-    texts = [sample.turns[-1][1] for part in kept for sample in part]
-    objective = build_objective(model, stage, texts, config.seed)
+    texts = [] if stage.objective == "lm" else drawn.texts()
+    objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
     engine = build_engine(objective, config, place)
-    loader = _loader(config, model, parts, kept, reader, faults)
-    _fill_store(config, objective, loader, samples, progress)
+    loader = _loader(config, model, drawn, reader, faults, place.world)
+    _fill_store(config, objective, loader, drawn.samples, before, progress)
     for part in (model.encoder, model.projector, model.llm):
         if not any(parameter.requires_grad for parameter in part.parameters()):
             part.eval()  # dropout would only blur what cannot learn from it
@@ -204,78 +203,29 @@ def _check_modalities(config: TrainConfig, model: OneLLM) -> None:
             raise ConfigError(f"stage: the model has no modality {name!r}.{hint}")
 
 
-def read_samples(
-    config: DataConfig, model: OneLLM, modalities: Sequence[str]
-) -> dict[str, list[Sample]]:
-    """Read the samples a run draws from.
-
-    Args:
-        config: where they are.
-        model: knows the modalities and their options.
-        modalities: names of those to read.
-    """
-    folder = starter_folder() if config.folder == "starter" else Path(config.folder)
-    return read_folder(folder, config.split, model.modalities, modalities)
-
-
-def build_parts(
-    config: DataConfig, model: OneLLM, samples: dict[str, list[Sample]]
-) -> tuple[list[Part], list[list[Sample]]]:
-    """What is drawn from: one part for each modality and target that has examples.
-
-    Args:
-        config: targets, balance and weights.
-        model: knows the modalities' caption prompts.
-        samples: by modality.
-
-    Raises:
-        ConfigError: a target that no sample has, or a modality without any target.
-    """
-    parts: list[Part] = []
-    kept: list[list[Sample]] = []
-    for name, found in samples.items():
-        by_target = {
-            target: examples(found, target, model.modalities[name].caption_prompt)
-            for target in config.targets
-        }
-        by_target = {target: made for target, made in by_target.items() if made}
-        if not config.media:
-            by_target = {t: [replace(s, media=()) for s in m] for t, m in by_target.items()}
-        if not by_target:
-            raise ConfigError(f"data: no sample of {name} has any of {list(config.targets)}")
-        share = sum(config.targets[target] for target in by_target)
-        for target, made in by_target.items():
-            size = len(found) if config.balance == "size" else 1
-            weight = config.targets[target] / share * size * config.weights.get(name, 1.0)
-            parts.append(Part(f"{name}/{target}", group_of(made[0]), len(made), weight))
-            kept.append(made)
-    unused = set(config.targets) - {part.name.split("/")[1] for part in parts}
-    if unused:
-        raise ConfigError(f"data.targets: no sample has {', '.join(sorted(unused))}")
-    return parts, kept
-
-
 def _loader(
     config: TrainConfig,
     model: OneLLM,
-    parts: list[Part],
-    kept: list[list[Sample]],
+    drawn: Drawn,
     reader: SignalReader,
     faults: Faults,
+    world: int,
 ) -> Loader:
     if model.text is None:
         raise ConfigError(f"{config.model}: the model has no text tokenizer to train with")
     order = Order(
-        parts, seed=config.seed, batch=config.batch.size, block=config.batch.same_modality
+        drawn.parts, seed=config.seed, batch=config.batch.size, block=config.batch.same_modality
     )
     return Loader(
-        kept,
+        drawn.kept,
         order,
         partial(encode_example, model.text, model.config.prompt_format),
         reader,
         faults=faults,
         augment=config.data.augment,
         max_tokens=config.data.max_tokens,
+        layout=config.batch.layout(world),
+        medium_tokens=model.config.projector.queries + 2,
     )
 
 
@@ -283,7 +233,8 @@ def _fill_store(
     config: TrainConfig,
     objective: Objective,
     loader: Loader,
-    samples: dict[str, list[Sample]],
+    samples: Mapping[str, Sequence[Sample]],
+    faults: Faults,
     progress: Callback,
 ) -> None:
     """Compute outputs of frozen parts once, if the stage wants that."""
@@ -291,6 +242,13 @@ def _fill_store(
     if stage.frozen == "none":
         return
     views = stage.frozen_views if config.data.augment else 0
+    if stage.frozen_folder:
+        cached = CachedStore(
+            *(stage.frozen_folder, objective.model, stage.frozen, stage.modalities),
+            **{"views": views, "seed": config.seed},
+        )
+        objective.store, loader.frozen, loader.views = cached, cached.holds, views
+        return
     store = FrozenStore(
         objective.model,
         stage.frozen,
@@ -302,11 +260,11 @@ def _fill_store(
     store.fill(
         samples,
         loader.reader,
-        loader.faults,
+        faults,
         progress=lambda done, total: progress(Progress(stage.name, "frozen", done, total)),
     )
     objective.store = store
-    loader.frozen, loader.views = store.__contains__, views
+    loader.frozen, loader.views = store.holds, views
 
 
 def _resume(config: TrainConfig, engine: Engine, checkpoints: Checkpoints) -> int:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from onellm.data.loader import Batch, Loader
 from onellm.data.order import stable_hash
 from onellm.errors import TrainingError
 from onellm.model import OneLLM
+from onellm.train.broken import gather_faults, list_faults
 from onellm.train.checkpoint import Checkpoints
 from onellm.train.config import TrainConfig
 from onellm.train.engine import Engine
@@ -63,6 +65,7 @@ def train(run: Run, start: int = 0) -> None:
         *(start, run.steps),
         **{"rank": engine.rank, "world": engine.world, "per_device": per_device},
         ahead=config.data.ahead,
+        workers=config.data.workers,
     )
     began = time.perf_counter()
     for step, waited, micro_batches in _timed(batches, start):
@@ -148,8 +151,12 @@ def _due(every: int, step: int) -> bool:
 def _report(run: Run, step: int, record: dict[str, Any]) -> None:
     if _due(run.config.router_every, step + 1):
         record["router"] = router_tables(run.engine.objective.model, run.config.stage.modalities)
-    if run.loader.faults.total:
-        record["faults"] = dict(run.loader.faults.by_modality)
+    faults = run.loader.faults
+    list_faults(faults, Path(run.config.out), run.engine.rank, step + 1)
+    groups = {part.group for part in run.loader.order.parts}
+    broken = gather_faults(run.engine, faults, {*groups, *run.config.stage.modalities})
+    if broken:
+        record["faults"] = broken
     run.metrics.write(record)
     run.progress(Progress(run.config.stage.name, "train", step + 1, run.steps, record))
 

@@ -110,6 +110,7 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a loss; DeepSpeed averages over processes, the loop wants sums."""
+        self.engine.set_gradient_accumulation_boundary(last)  # packed rows: passes vary
         self.engine.backward(loss * self.world, scale_wrt_gas=False)
         if not last:
             self.engine.step()  # only counts the pass
