@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import onellm
-from onellm.errors import ConfigError, OneLLMError
+from onellm.cli_data import data_app
+from onellm.errors import ConfigError
+from onellm.manners import manners as _manners
+from onellm.manners import verb_help as _help
 from onellm.questions import options_in_order
 
 if TYPE_CHECKING:
@@ -28,28 +31,6 @@ app = typer.Typer(
 )
 
 RESUMABLE = "interrupted: the same command goes on where this one stopped"
-
-
-@contextmanager
-def _manners(on_interrupt: str = "interrupted") -> Iterator[None]:
-    """Our own errors in one line without a traceback (exit code 2), Ctrl-C with a hint (130)."""
-    try:
-        yield
-    except (OneLLMError, OSError) as error:
-        message = " ".join(str(error).split())
-        typer.echo(f"error: {message}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as interrupt:
-        typer.echo(f"\n{on_interrupt}", err=True)
-        raise typer.Exit(130) from interrupt
-
-
-def _help(short: str, *examples: str, more: str = "") -> dict[str, Any]:
-    """A verb's help: one sentence for the list of verbs, further ones, and examples."""
-    lines = "\n".join(f"  {example}" for example in examples)
-    text = f"{short} {more}".rstrip()
-    # \b keeps the lines of the examples as they are.
-    return {"short_help": short, "help": f"{text}\n\n\b\nExamples:\n{lines}"}
 
 
 def _show_version(wanted: bool) -> None:
@@ -128,6 +109,9 @@ def train(
         with watch() as progress:
             out = run_training(settings, follow(progress))
     typer.echo(f"model: {out}")
+
+
+app.add_typer(data_app)
 
 
 # -- asking -------------------------------------------------------------------------------------
