@@ -28,7 +28,7 @@ def result_of(name: str, *words: str) -> dict[str, Any]:
     return json.loads(run(name, "--size", "tiny", "--device", "cpu", *words).splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["decode", "encode"])
+@pytest.mark.parametrize("name", ["dataload", "decode", "encode"])
 def test_help_has_examples(name):
     assert f"python benchmarks/{name}.py --size tiny" in run(name, "--help")
 
@@ -48,3 +48,12 @@ def test_encode_has_the_published_loop_agree():
     assert len(result["rows"]) == 8
     for row in result["rows"]:
         assert row["upm_ratio"] > 0 and 0 <= row["largest_difference"] < 1e-4
+
+
+def test_dataload_reads_what_webdataset_reads():
+    options = ("--seconds", "0.05", "--modalities", "image", "imu", "--workers", "0")
+    result = result_of("dataload", *options)
+    assert [row["modality"] for row in result["rows"]] == ["image", "imu"]
+    assert all(row["samples_per_s_per_core"] > 0 for row in result["rows"])
+    assert all(row["ratio"] > 0 and row["at_any_place_per_s"] > 0 for row in result["shards"])
+    assert result["workers"][0]["samples_per_s"] > 0
