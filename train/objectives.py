@@ -28,7 +28,6 @@ from onellm.train.media import Agree, MediaGroup, Store, encode_groups
 from onellm.train.regression import embed_texts
 
 CHUNK = 1024
-CHUNKS_TOGETHER = 4
 
 
 @dataclass
@@ -206,8 +205,9 @@ class LanguageModelling(Objective):
             return functional.cross_entropy(logits_SV.float(), labels_S, reduction="none")
         hidden_BTD = llm.base_model(**inputs).last_hidden_state
         hidden_SD = hidden_BTD[:, :-1][learned_BT]
-        # Where devices gather the head's weights together, all call it equally often.
-        few = math.ceil(len(labels_S) / self.chunk) if self.agree is None else CHUNKS_TOGETHER
+        # Where devices gather the head's weights together, all call it equally often, and ZeRO 3
+        # has let go of them again before a checkpoint compares them with those of its first run.
+        few = math.ceil(len(labels_S) / self.chunk) if self.agree is None else 1
         return chunked_cross_entropy(llm.get_output_embeddings(), hidden_SD, labels_S, few)
 
     def _soft(self, batch: Batch) -> list[list[tuple[str, Tensor]]]:
