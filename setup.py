@@ -9,6 +9,7 @@ from pathlib import Path
 from setuptools import setup
 
 AREAS = ("tokenizers", "projection", "data", "train", "eval")
+PARTS = ("eval.metrics", "eval.readers", "eval.scorers")  # packages inside the areas
 ROOT = Path(__file__).parent
 
 REQUIRED = [
@@ -38,8 +39,13 @@ REQUIRED = [
     "accelerate>=0.30",
 ]
 EXTRAS = {
+    "datasets": ["datasets>=2.19"],
     "lora": ["peft>=0.12"],
+    "quant": ["torchao>=0.18"],
+    "log": ["tensorboard>=2.14", "wandb>=0.16"],
+    "java": ["pycocoevalcap>=1.2"],
     "dev": [
+        "torchao>=0.18",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "hypothesis>=6.100",
@@ -69,15 +75,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["onellm", *(f"onellm.{area}" for area in AREAS)],
+    packages=["onellm", *(f"onellm.{name}" for name in (*AREAS, *PARTS))],
     package_dir={"onellm": "onellm"} | {f"onellm.{area}": area for area in AREAS},
     package_data={
         "onellm": ["py.typed", "presets/*.yaml"],
         "onellm.data": ["starter/*"],
-        "onellm.train": ["configs/*.yaml"],
-        "onellm.eval": ["*.yaml", "*.html"],
+        "onellm.train": ["configs/*.yaml", "hardware/*.yaml", "launchers/*.sh"],
+        "onellm.eval": ["*.yaml", "*.html", "*.css", "tasks/*.yaml"],
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["onellm = onellm.cli:main"]},
+    entry_points={
+        "console_scripts": ["onellm = onellm.cli:main"],
+        "lmms_eval.models": ["onellm = onellm.eval.lmms:manifests"],
+    },
 )

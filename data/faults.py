@@ -7,7 +7,8 @@ set, which is again a pure function of the order, and stops the run once too man
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -19,6 +20,21 @@ T = TypeVar("T")
 
 class Skipped(Exception):  # a signal to the caller, not an error
     """A broken sample was counted and is to be passed over."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A sample that could not be read.
+
+    Args:
+        modality: under whose name it is counted.
+        file: what was at fault.
+        message: what was wrong with it.
+    """
+
+    modality: str
+    file: str
+    message: str
 
 
 class FaultConfig(StrictModel):
@@ -44,6 +60,8 @@ class Faults:
         reads: how many reads were tried.
         by_modality: broken reads by modality.
         by_file: broken reads by file.
+        found: the broken reads since :meth:`take`, in order.
+        last: the last of all.
     """
 
     def __init__(self, config: FaultConfig | None = None) -> None:
@@ -51,6 +69,25 @@ class Faults:
         self.reads = 0
         self.by_modality: Counter[str] = Counter()
         self.by_file: Counter[str] = Counter()
+        self.found: list[Fault] = []
+        self.last: Fault | None = None
+
+    def add(self, faults: Sequence[Fault], reads: int) -> None:
+        """Count reads that were made elsewhere, in a worker say; :meth:`judge` is up to the caller.
+
+        Args:
+            faults: the broken ones.
+            reads: how many were tried.
+        """
+        self.reads += reads
+        self.found += faults
+        for fault in faults:
+            self._count(fault)
+
+    def take(self) -> list[Fault]:
+        """What was found since it was taken last."""
+        taken, self.found = self.found, []
+        return taken
 
     @property
     def total(self) -> int:
@@ -92,19 +129,38 @@ class Faults:
         except BadInput as error:
             if self.config.policy == "raise":
                 raise
-            self._count(error, modality)
+            fault = Fault(modality, error.source, str(error))
+            self.found.append(fault)
+            self._count(fault)
+            self.judge(self.reads, self.by_modality)
             raise Skipped from error
 
-    def _count(self, error: BadInput, modality: str) -> None:
-        self.by_modality[modality] += 1
-        self.by_file[error.source] += 1
-        if self.total > self.config.share * max(self.reads, 100):
-            raise BadInput(
-                error.source,
-                expected=f"at most {self.config.share:.1%} broken samples",
-                found=f"{self.total} of {self.reads} ({self.summary()}); last: {error}",
-                hint="Mend the data or raise data.faults.share.",
-            ) from error
+    def _count(self, fault: Fault) -> None:
+        self.by_modality[fault.modality] += 1
+        self.by_file[fault.file] += 1
+        self.last = fault
+
+    def judge(self, reads: int, by_modality: Mapping[str, int]) -> None:
+        """Stop where too large a share of reads was broken.
+
+        Args:
+            reads: how many were tried, on all devices say.
+            by_modality: how many of them were broken.
+
+        Raises:
+            BadInput: it names the last broken file that was found here.
+        """
+        total = sum(by_modality.values())
+        if total <= self.config.share * max(reads, 100):
+            return
+        counts = ", ".join(f"{name} {n}" for name, n in sorted(by_modality.items()))
+        last = f"; last: {self.last.message}" if self.last else ""
+        raise BadInput(
+            self.last.file if self.last else "data",
+            expected=f"at most {self.config.share:.1%} broken samples",
+            found=f"{total} of {reads} ({counts}){last}",
+            hint="Mend the data or raise data.faults.share.",
+        )
 
     def summary(self) -> str:
         """Counts by modality, such as ``"audio 2, imu 1"``."""

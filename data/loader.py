@@ -5,19 +5,22 @@ Shape legend: S text tokens of one sample, ``…`` a signal's own axes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from onellm.data.faults import Faults
+from onellm.data.faults import Fault, Faults
 from onellm.data.order import Draw, Order, stable_hash
+from onellm.data.plan import Layout, plan
 from onellm.data.prefetch import prefetch
 from onellm.data.sample import Sample
+from onellm.data.workers import in_processes
 from onellm.errors import BadInput
 from onellm.modality import Modality
-from onellm.source import Source
+from onellm.source import Source, file_key
 from onellm.splice import IGNORED
 
 Encode = Callable[[Sequence[tuple[str, str]]], tuple[Tensor, Tensor]]
@@ -50,6 +53,7 @@ class Example:
         ids: (S,) int64, BOS first.
         labels: (S,) int64, −100 where nothing is learned.
         answer: text of the last turn.
+        broken: samples that were to stand here and could not be read.
     """
 
     id: str
@@ -58,6 +62,7 @@ class Example:
     ids: Tensor
     labels: Tensor
     answer: str
+    broken: tuple[Fault, ...] = ()
 
     @property
     def supervised(self) -> int:
@@ -79,8 +84,16 @@ def group_of(sample: Sample) -> str:
 
 
 def medium_key(sample: Sample, position: int) -> str:
-    """Name of one medium, unique within a folder of shards."""
-    return f"{sample.media[position][0]}/{sample.id}/{position}"
+    """Name of one medium of a run: of its file, or else of its place in its sample.
+
+    A file that many samples ask about is read, encoded and stored once.
+
+    Example:
+        >>> medium_key(Sample("a", (("audio", "clips/dog.wav"),), ()), 0)
+        'audio/clips/dog.wav'
+    """
+    name, source = sample.media[position]
+    return f"{name}/{file_key(source) or f'{sample.id}/{position}'}"
 
 
 def view_key(key: str, view: int) -> str:
@@ -117,6 +130,10 @@ class SignalReader:
         return signal
 
 
+def _never(key: str, source: Source) -> bool:
+    return False
+
+
 class Loader:
     """Batches of a run, in the run's order.
 
@@ -125,11 +142,14 @@ class Loader:
         order: which sample stands where.
         encode: turns → ids and labels.
         reader: reads media.
-        faults: policy and counts of broken samples.
+        faults: policy and counts of broken samples, of those that :meth:`steps` has handed out.
         augment: vary signals, seeded by (seed, part, epoch, index).
         max_tokens: text beyond this is cut off.
         frozen: whether frozen features are stored for a medium, so that its signal is not needed.
         views: how many variations of it are stored beside the plain one.
+        layout: how a step is laid out over passes; devices and samples of a pass are told to
+            :meth:`steps`.
+        medium_tokens: positions that a medium takes in the LLM, its tags included.
     """
 
     def __init__(
@@ -142,16 +162,27 @@ class Loader:
         faults: Faults | None = None,
         augment: bool = False,
         max_tokens: int = 2048,
-        frozen: Callable[[str], bool] = lambda key: False,
+        frozen: Callable[[str, Source], bool] = _never,
         views: int = 0,
+        layout: Layout | None = None,
+        medium_tokens: int = 0,
     ) -> None:
         self.parts, self.order, self.encode, self.reader = parts, order, encode, reader
         self.faults = faults or Faults()
         self.augment, self.max_tokens = augment, max_tokens
         self.frozen, self.views = frozen, views
+        self.layout, self.medium_tokens = layout or Layout(), medium_tokens
 
     def steps(
-        self, first: int, last: int, *, rank: int, world: int, per_device: int, ahead: int = 0
+        self,
+        first: int,
+        last: int,
+        *,
+        rank: int,
+        world: int,
+        per_device: int,
+        ahead: int = 0,
+        workers: int = 0,
     ) -> Iterator[list[Batch]]:
         """The micro-batches of one rank, one list per optimiser step.
 
@@ -160,44 +191,92 @@ class Loader:
             last: the step behind the last one.
             rank: 0 ≤ rank < world.
             world: number of processes.
-            per_device: samples of one micro-batch.
+            per_device: samples of one micro-batch; in packed rows, on average.
             ahead: steps read ahead in a thread; 0 for none.
+            workers: processes that read media; 0 reads in the thread.
 
         Raises:
             BadInput: a broken sample, by the policy of ``faults``.
         """
-        made = (
-            [
-                [self.example(draw) for draw in draws]
-                for draws in self.order.rank_batches(
-                    step, rank=rank, world=world, per_device=per_device
-                )
-            ]
-            for step in range(first, last)
+        layout = replace(self.layout, world=world, per_device=per_device)
+        plans = ([devices[rank] for devices in self.plan(n, layout)] for n in range(first, last))
+        made = self._in_workers(plans, ahead, workers) if workers else self._here(plans, ahead)
+        for batches in made:
+            # Here, and not where they are read, so that what was only read ahead does not count.
+            for batch in batches:
+                broken = [fault for example in batch for fault in example.broken]
+                self.faults.add(broken, len(batch) + len(broken))
+            yield batches
+
+    def _here(self, plans: Iterator[list[list[Draw]]], ahead: int) -> Iterator[list[Batch]]:
+        return prefetch(
+            ([[self.example(draw) for draw in draws] for draws in plan] for plan in plans), ahead
         )
-        yield from prefetch(made, ahead)
+
+    def _in_workers(
+        self, plans: Iterator[list[list[Draw]]], ahead: int, workers: int
+    ) -> Iterator[list[Batch]]:
+        """Micro-batches from other processes, while a thread plans ahead."""
+        passes: deque[int] = deque()
+
+        def jobs() -> Iterator[list[Draw]]:
+            for step_plan in prefetch(plans, max(1, ahead)):
+                passes.append(len(step_plan))
+                yield from step_plan
+
+        batches = in_processes(self.example, jobs(), workers)
+        step: list[Batch] = []
+        for batch in batches:
+            step.append(batch)
+            if len(step) == passes[0]:
+                yield step
+                passes.popleft()
+                step = []
+
+    def plan(self, step: int, layout: Layout) -> list[list[list[Draw]]]:
+        """The draws of a step for each pass and device.
+
+        Args:
+            step: optimiser step, from 0.
+            layout: devices, samples of a pass, and how they are put together.
+        """
+        draws = self.order.global_batch(step)
+        lengths = [self.length(draw) for draw in draws] if layout.needs_lengths else []
+        return plan(draws, lengths, layout)
+
+    def length(self, draw: Draw) -> int:
+        """Positions that a drawn sample takes in the LLM; 1 if it cannot be read."""
+        try:
+            sample = self.parts[draw.part][draw.index]
+            ids, _ = self.encode(sample.said(draw.epoch))
+        except BadInput:  # it will be told of, or passed over, when it is its turn
+            return 1
+        return min(len(ids), self.max_tokens) + self.medium_tokens * len(sample.media)
 
     def example(self, draw: Draw) -> Example:
         """Make one drawn sample ready, or under ``skip`` the next one that can be read."""
-        samples = self.parts[draw.part]
-        group = group_of(samples[draw.index])
-        return self.faults.read(
+        one = Faults(self.faults.config.model_copy(update={"share": 1.0}))
+        example = one.read(
             lambda index: self._example(replace(draw, index=index)),
             draw.index,
-            len(samples),
-            group,
+            len(self.parts[draw.part]),
+            self.order.parts[draw.part].group,
         )
+        return replace(example, broken=tuple(one.found)) if one.found else example
 
     def _example(self, draw: Draw) -> Example:
         sample = self.parts[draw.part][draw.index]
-        ids, labels = self.encode(sample.turns)
+        turns = sample.said(draw.epoch)
+        if not turns:
+            raise BadInput(sample.id, expected="a text or a conversation", found="neither")
+        ids, labels = self.encode(turns)
         example = Example(
             id=sample.id,
-            group=group_of(sample),
+            group=self._group(sample, draw),
             media=tuple(self._medium(sample, i, draw) for i in range(len(sample.media))),
             ids=ids[: self.max_tokens],
             labels=labels[: self.max_tokens],
-            answer=sample.turns[-1][1],
+            answer=turns[-1][1],
         )
         if not example.supervised:
             raise BadInput(
@@ -207,12 +286,24 @@ class Loader:
             )
         return example
 
+    def _group(self, sample: Sample, draw: Draw) -> str:
+        """The group of the sample's part; other devices count on its modalities."""
+        group, found = self.order.parts[draw.part].group, group_of(sample)
+        if set(found.split("+")) != set(group.split("+")):
+            raise BadInput(
+                sample.id,
+                expected=f"media of {group}, as in the rest of its shard or table",
+                found=found,
+                hint="onellm data convert puts samples apart by their modalities.",
+            )
+        return group
+
     def _medium(self, sample: Sample, position: int, draw: Draw) -> Medium:
         name, source = sample.media[position]
         key = medium_key(sample, position)
         part = self.order.parts[draw.part].name
         seed = stable_hash(self.order.seed, part, draw.epoch, draw.index, position)
-        if self.frozen(key):
+        if self.frozen(key, source):
             return Medium(name, view_key(key, seed % (self.views + 1)), None)
         signal = self.reader.read(name, source, key)
         if self.augment:

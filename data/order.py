@@ -12,6 +12,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 
 from onellm.errors import ConfigError
 
@@ -70,12 +72,17 @@ class Part:
         group: parts of one group may share a block (the modality's name).
         size: number of examples.
         weight: share of the draws, relative to the other parts.
+        repeats: how often an epoch of the mixture goes through it, for the length of that epoch.
+        pieces: numbers of examples of the files it is made of, where only a few of them are at
+            hand at a time; () for examples that are all within reach.
     """
 
     name: str
     group: str
     size: int
     weight: float = 1.0
+    repeats: float = 1.0
+    pieces: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,23 +101,84 @@ class Draw:
 
 
 SLOTS_PER_GROUP = 100
+POOL = 8
+"""Pieces whose examples are shuffled into each other: what is at hand at a time, and the next."""
+ROUND = 256
+"""Draws of a mixture that are shuffled into each other, where parts have many pieces."""
+
+
+def shuffled(place: int, part: Part, key: int) -> int:
+    """Example at a place of a part's epoch.
+
+    Examples of a part of many pieces are not shuffled over all of it: the pieces are, and then the
+    examples within every :data:`POOL` of them, so that each piece is fetched once an epoch.
+
+    Args:
+        place: 0 ≤ place < part.size.
+        part: what is drawn from.
+        key: 64 bits; another key is another order.
+    """
+    if len(part.pieces) <= POOL:
+        return permute(place, part.size, key)
+    pools, ends = _pools(part.pieces, key)
+    number = bisect_right(ends, place)
+    pool = pools[number]
+    size = sum(count for _, count in pool)
+    place = permute(place - (ends[number] - size), size, stable_hash(key, number))
+    for start, count in pool:
+        if place < count:
+            return start + place
+        place -= count
+    raise AssertionError("a place lies inside its pool")
+
+
+@lru_cache(maxsize=64)
+def _pools(pieces: tuple[int, ...], key: int) -> tuple[list[list[tuple[int, int]]], list[int]]:
+    """Pieces in the order of an epoch, a pool at a time: (first example, number), and pool ends."""
+    starts = [0, *accumulate(pieces)]
+    order = [permute(i, len(pieces), key) for i in range(len(pieces))]
+    pools = [
+        [(starts[i], pieces[i]) for i in order[first : first + POOL]]
+        for first in range(0, len(order), POOL)
+    ]
+    return pools, list(accumulate(sum(count for _, count in pool) for pool in pools))
 
 
 class _Mixture:
-    """Draws from several urns in fixed proportion: a permuted epoch of apportioned slots."""
+    """Draws from several urns in fixed proportion: a permuted epoch of apportioned slots.
 
-    def __init__(self, weights: Sequence[float], length: int, *key: int | str) -> None:
+    In several rounds, each has its share of every urn's slots and is permuted by itself, so that
+    an urn's slots come in order but for the round they are in.
+    """
+
+    def __init__(
+        self, weights: Sequence[float], length: int, *key: int | str, rounds: int = 1
+    ) -> None:
         self.counts = apportion(weights, length)
-        self.length, self.key = sum(self.counts), key
-        self.ends = [sum(self.counts[: i + 1]) for i in range(len(self.counts))]
+        self.length, self.key, self.rounds = sum(self.counts), key, rounds
 
     def draw(self, n: int) -> tuple[int, int]:
         """Which urn draw number ``n`` takes from, and how often it was taken from before."""
+        if self.rounds > 1 and len(self.counts) == 1:
+            return 0, n
         epoch, place = divmod(n, self.length)
-        slot = permute(place, self.length, stable_hash(*self.key, epoch))
-        urn = bisect_right(self.ends, slot)
-        count = self.counts[urn]
-        return urn, epoch * count + slot - (self.ends[urn] - count)
+        number = place * self.rounds // self.length
+        while sum(self._before(number)) > place:
+            number -= 1
+        while sum(self._before(number + 1)) <= place:
+            number += 1
+        before = self._before(number)
+        sizes = [b - a for a, b in zip(before, self._before(number + 1), strict=True)]
+        key = stable_hash(*self.key, epoch * self.rounds + number)
+        slot = permute(place - sum(before), sum(sizes), key)
+        ends = list(accumulate(sizes))
+        urn = bisect_right(ends, slot)
+        occurrence = before[urn] + slot - (ends[urn] - sizes[urn])
+        return urn, epoch * self.counts[urn] + occurrence
+
+    def _before(self, number: int) -> list[int]:
+        """Slots of each urn in front of a round."""
+        return [number * count // self.rounds for count in self.counts]
 
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:
@@ -148,7 +216,7 @@ class Order:
     def __init__(self, parts: Sequence[Part], *, seed: int, batch: int, block: int = 1) -> None:
         _check(parts, batch, block)
         self.parts, self.seed, self.batch, self.block = tuple(parts), seed, batch, block
-        self.epoch_length = sum(p.size for p in parts)
+        self.epoch_length = sum(round(p.size * p.repeats) for p in parts)
         groups = list(dict.fromkeys(p.group for p in parts))
         self._members = [[i for i, p in enumerate(parts) if p.group == g] for g in groups]
         weights = [sum(parts[i].weight for i in members) for members in self._members]
@@ -157,15 +225,14 @@ class Order:
         blocks = self.epoch_length
         if block > 1:
             blocks = max(SLOTS_PER_GROUP * len(groups), round(self.epoch_length / block))
-        self._blocks = _Mixture(weights, blocks, seed, "blocks")
-        self._inner = [
-            _Mixture(
-                [parts[i].weight for i in members],
-                sum(parts[i].size for i in members),
-                *(seed, "group", group),
-            )
-            for group, members in zip(groups, self._members, strict=True)
-        ]
+        # Parts of which only some pieces are at hand must be gone through in order.
+        near = any(len(part.pieces) > POOL for part in parts)
+        self._blocks = _Mixture(weights, blocks, seed, "blocks", rounds=_rounds(blocks, near))
+        self._inner = []
+        for group, members in zip(groups, self._members, strict=True):
+            length = sum(round(parts[i].size * parts[i].repeats) for i in members)
+            shares, rounds = [parts[i].weight for i in members], _rounds(length, near)
+            self._inner.append(_Mixture(shares, length, seed, "group", group, rounds=rounds))
 
     def draw(self, n: int) -> Draw:
         """Draw number ``n`` of the run, counted from 0 over all devices."""
@@ -176,26 +243,15 @@ class Order:
         part = self.parts[index]
         epoch, place = divmod(occurrence, part.size)
         key = stable_hash(self.seed, "part", part.name, epoch)
-        return Draw(index, permute(place, part.size, key), epoch)
+        return Draw(index, shuffled(place, part, key), epoch)
 
     def global_batch(self, step: int) -> list[Draw]:
         """The draws of optimiser step ``step`` (from 0), over all devices."""
         return [self.draw(n) for n in range(step * self.batch, (step + 1) * self.batch)]
 
-    def rank_batches(
-        self, step: int, *, rank: int, world: int, per_device: int
-    ) -> list[list[Draw]]:
-        """One rank's micro-batches of a step; all ranks together make the global batch.
 
-        Args:
-            step: optimiser step, from 0.
-            rank: 0 ≤ rank < world.
-            world: number of processes.
-            per_device: samples of one micro-batch; world x per_device divides the batch.
-        """
-        draws = self.global_batch(step)
-        starts = range(rank * per_device, self.batch, world * per_device)
-        return [draws[s : s + per_device] for s in starts]
+def _rounds(length: int, near: bool) -> int:
+    return max(1, length // ROUND) if near else 1
 
 
 def _check(parts: Sequence[Part], batch: int, block: int) -> None:
@@ -204,6 +260,8 @@ def _check(parts: Sequence[Part], batch: int, block: int) -> None:
     for part in parts:
         if part.size < 1:
             raise ConfigError(f"data: {part.name} has no examples")
+        if part.pieces and sum(part.pieces) != part.size:
+            raise ConfigError(f"data: {part.name} has {part.size} examples, not those of its files")
         if not part.weight > 0:
             raise ConfigError(f"data: the weight of {part.name} is {part.weight}, not positive")
     if len({part.name for part in parts}) < len(parts):

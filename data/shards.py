@@ -7,14 +7,12 @@ and ``answer``), each of them optional.
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from onellm.data.sample import Sample
+from onellm.data.tars import Shard, read_meta
 from onellm.errors import BadInput
 from onellm.modality import Modality
 
@@ -84,9 +82,7 @@ def read_shard(path: str | Path, modality: Modality) -> list[Sample]:
         BadInput: the tar is missing, broken or empty, a sample has no ``.json`` or no medium, or
             two samples have one id.
     """
-    samples = [_sample(Path(path), record, modality) for record in _records(Path(path))]
-    if not samples:
-        raise BadInput(path, expected="a tar of samples", found="no sample in it")
+    samples = [_sample(Path(path), *record, modality) for record in _records(Path(path))]
     name, times = Counter(sample.id for sample in samples).most_common(1)[0]
     if times > 1:  # signals and frozen features are kept by id
         found = f"{times} samples with the id {name!r}"
@@ -94,55 +90,22 @@ def read_shard(path: str | Path, modality: Modality) -> list[Sample]:
     return samples
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Members grouped by key, through webdataset."""
-    import webdataset
-
-    if not path.is_file():
-        raise BadInput(path, expected="a tar file", found="no such file")
-    _check_end(path)
-    try:
-        # A list keeps braces in a path from being expanded; every process reads every sample,
-        # since the order of the run says who takes which.
-        yield from webdataset.WebDataset(
-            [str(path)], shardshuffle=False, nodesplitter=None, empty_check=False
-        )
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise BadInput(path, expected="a readable tar file", found=f"{error}") from error
+def _records(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Keys and members, all in memory."""
+    shard = Shard(path)
+    return map(shard.read, range(len(shard.entries)))
 
 
-def _check_end(path: Path) -> None:
-    """Find a tar that was cut off between two members, which reads like a shorter one."""
-    with path.open("rb") as file:
-        if file.read(262)[257:] != b"ustar":  # compressed, or no tar at all: its reader will say
-            return
-        file.seek(max(0, path.stat().st_size - 1024))
-        if file.read().strip(b"\0"):  # every tar ends with two blocks of zeros
-            found = "one without its end mark: it is cut off"
-            raise BadInput(path, expected="a readable tar file", found=found)
-
-
-def _sample(path: Path, record: Mapping[str, Any], modality: Modality) -> Sample:
-    key = str(record["__key__"])
-    files = {k: v for k, v in record.items() if not k.startswith("__")}
-    meta = _meta(f"{path}/{key}.json", files.pop("json", None))
-    source = modality.from_shard(files, meta, f"{path}/{key}")
+def _sample(path: Path, key: str, files: dict[str, bytes], modality: Modality) -> Sample:
+    name = f"{path}/{key}"
+    if "json" not in files:
+        expected = "a description of the sample"
+        raise BadInput(f"{name}.json", expected=expected, found="no such member")
+    meta = read_meta(f"{name}.json", files.pop("json"))
     text = meta.get("text")
     return Sample(
         id=str(meta.get("id", key)),
-        media=((modality.name, source),),
+        media=((modality.name, modality.from_shard(files, meta, name)),),
         turns=(("assistant", text),) if text else (),
         meta=meta,
     )
-
-
-def _meta(name: str, data: bytes | None) -> dict[str, Any]:
-    if data is None:
-        raise BadInput(name, expected="a description of the sample", found="no such member")
-    try:
-        meta = json.loads(data)
-    except ValueError as error:
-        raise BadInput(name, expected="valid JSON", found=f"{error}") from error
-    if not isinstance(meta, dict):
-        raise BadInput(name, expected="a JSON object", found=type(meta).__name__)
-    return meta

@@ -1,7 +1,11 @@
-"""The file between runner and scorer: one JSON line per answer.
+"""The file between runner and scorer: one JSON line per question.
 
-Keys of a line: ``key`` (see :attr:`onellm.eval.tasks.Item.key`), ``task``, ``modality``, ``id``,
-``media`` (pairs of modality and sample id), ``question``, ``answer``, ``reference``, ``seconds``.
+Keys of a line: ``key`` (see :meth:`onellm.eval.items.Item.key`), ``task``, ``id``, ``prompt``,
+``media`` (pairs of modality and path or sample id), ``answer`` (the model's text as it came),
+``target`` (the truth, in the shape that the scorer reads), ``meta`` (groups), ``seconds``,
+``seed``; ``options`` where there are some, ``choice_logprobs`` (for each option the ``sum`` and
+``mean`` of its tokens' log-probabilities) where likelihoods were asked for, and, once scored,
+``parsed`` and ``score``.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 from onellm.errors import BadInput
 
 Record = dict[str, Any]
-REQUIRED = ("key", "task", "modality", "id", "media", "question", "answer", "reference")
+REQUIRED = ("key", "task", "id", "prompt", "media", "answer", "target", "meta")
 
 
 def read_answers(path: str | Path) -> list[Record]:
@@ -39,7 +43,7 @@ def read_answers(path: str | Path) -> list[Record]:
             raise BadInput(
                 file,
                 expected="one answer per question",
-                found=f"two of {record['task']} {record['modality']} {record['id']}",
+                found=f"two of {record['task']} {record['id']}",
             )
         keys.add(record["key"])
     return records
@@ -66,7 +70,7 @@ def write_answers(path: str | Path, records: Iterable[Record]) -> None:
     """Write a whole file: under a temporary name, synced, then renamed."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as out:
         out.writelines(to_line(record) for record in records)
         out.flush()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
+from onellm.eval.metrics.intervals import wilson
 
 _FINAL = ".,;:!?"
 
@@ -45,22 +43,6 @@ def majority(references: Sequence[str]) -> tuple[str, float]:
     # The alphabet breaks ties, so that the order of the file does not.
     answer, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return answer, count / len(references)
-
-
-def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a rate.
-
-    Args:
-        hits: how many were right.
-        n: of how many; with none the interval is (0, 1).
-        z: quantile; 95 % by default.
-    """
-    if n == 0:
-        return 0.0, 1.0
-    rate, zz = hits / n, z * z
-    centre = (rate + zz / (2 * n)) / (1 + zz / n)
-    half = z / (1 + zz / n) * math.sqrt(rate * (1 - rate) / n + zz / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ Thumbnails = Mapping[tuple[str, str], "Image"]
 _TEMPLATE = Path(__file__).parent / "page.html"
 
 
+def style() -> str:
+    """The style sheet of all our pages."""
+    return (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+
+
 def build_page(
     report: Mapping[str, Any],
     curves: Sequence[Phase],
@@ -43,6 +48,7 @@ def build_page(
     template = Template(_TEMPLATE.read_text(encoding="utf-8"))
     modalities = report["modalities"]
     return template.substitute(
+        style=style(),
         title=escape(title(report)),
         verdict=escape(verdict(report)),
         facts=_facts(report),

@@ -35,8 +35,7 @@ def write_report(
     Returns:
         the path of ``report.html``.
     """
-    folder, records = Path(out), list(metrics)
-    folder.mkdir(parents=True, exist_ok=True)
+    records = list(metrics)
     curves, routers = phases(records), last_routers(records)
     report = {
         **summary,
@@ -46,16 +45,33 @@ def write_report(
             for name, table in routers.items()
         },
     }
-    page = build_page(report, curves, routers, thumbnails or {})
-    for name, text in (
-        ("report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n"),
-        ("report.md", markdown(report)),
-        ("report.html", page),
-    ):
+    return write_texts(
+        out,
+        {
+            "report.json": json.dumps(report, indent=1, ensure_ascii=False) + "\n",
+            "report.md": markdown(report),
+            "report.html": build_page(report, curves, routers, thumbnails or {}),
+        },
+    )
+
+
+def write_texts(out: str | Path, texts: Mapping[str, str]) -> Path:
+    """Write a report's files, each under a temporary name first.
+
+    Args:
+        out: folder, made if it is not there.
+        texts: by file name.
+
+    Returns:
+        the path of the last one.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
         temporary = folder / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(folder / name)
-    return folder / "report.html"
+    return folder / name
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -66,22 +82,22 @@ def markdown(report: Mapping[str, Any]) -> str:
     """
     parts = [f"# {title(report)}", verdict(report), _results(report)]
     parts += ["\n".join(f"* **{term}**: {meaning}." for term, meaning in READING)]
-    parts += ["## Time", _table(("phase", "time"), _time_rows(report))]
+    parts += ["## Time", table(("phase", "time"), _time_rows(report))]
     if report.get("training"):
         rows = [
             (name, f"{f['steps']}", f"{f['first_loss']:.3f}", f"{f['last_loss']:.3f}")
             for name, f in report["training"].items()
         ]
-        parts += ["## Training", _table(("phase", "steps", "loss at first", "at last"), rows)]
+        parts += ["## Training", table(("phase", "steps", "loss at first", "at last"), rows)]
     if report.get("router"):
         experts = range(1, 1 + max(len(w) for w in report["router"].values()))
         rows = [(m, *(f"{x:.3f}" for x in w)) for m, w in report["router"].items()]
         heads = ("modality", *(f"expert {e}" for e in experts))
-        parts += ["## Router, mean weight per expert", _table(heads, rows)]
+        parts += ["## Router, mean weight per expert", table(heads, rows)]
     parts += [f"## Sample answers\n\n{samples_note(report)}", *_samples(report)]
     commit = f", commit {report['commit']}" if report["commit"] else ""
     run = f"Preset {report['preset']}, seed {report['seed']}{commit}."
-    parts += [f"## Made with\n\n{_plain(f'{run} {made_with(report)}.')}"]
+    parts += [f"## Made with\n\n{plain_cell(f'{run} {made_with(report)}.')}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,7 +114,7 @@ def _results(report: Mapping[str, Any]) -> str:
         rows.append(
             (name, str(m["n"]), percent(m["exact_match"]), interval, *map(percent, rates), cider)
         )
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _time_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -118,16 +134,17 @@ def _samples(report: Mapping[str, Any]) -> list[str]:
             for row in m["samples"]
         ]
         heads = ("", "question", "answer", "truth", "caption", "true caption")
-        parts.append(f"### {_plain(name)}\n\n{_table(heads, rows)}")
+        parts.append(f"### {plain_cell(name)}\n\n{table(heads, rows)}")
     return parts
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, its cells made safe."""
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(plain_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def _plain(text: str) -> str:
+def plain_cell(text: str) -> str:
     """Text on one line that can neither leave a table's cell nor become markup."""
     text = " ".join(text.split())
     for character in "\\|`*_[]<>":

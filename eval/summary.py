@@ -9,10 +9,11 @@ from typing import Any
 
 from onellm.config import StrictModel, load_config
 from onellm.eval.answers import Record, read_answers
-from onellm.eval.cider import cider, tokenize
 from onellm.eval.closed_set import exact_match, normalise, score
 from onellm.eval.machine import environment
-from onellm.eval.tasks import CAPTION, CLOSED, SECOND, SHUFFLED
+from onellm.eval.metrics.cider import cider
+from onellm.eval.metrics.ptb import tokenize
+from onellm.eval.starter import CAPTION, CLOSED, SECOND, SHUFFLED
 
 MARGIN, NEAR = 0.20, 0.06
 """Goals: this much above the majority rate, and the control no further from it than that."""
@@ -82,12 +83,12 @@ def summarize(
     known = starter_references() if references is None else references
     modalities = {
         name: _modality(
-            [r for r in records if r["modality"] == name],
+            [r for r in records if r["meta"]["modality"] == name],
             known.get(name),
             f"{seed}/{name}",
             samples,
         )
-        for name in dict.fromkeys(r["modality"] for r in records)
+        for name in dict.fromkeys(r["meta"]["modality"] for r in records)
     }
     return {
         "modalities": modalities,
@@ -126,7 +127,7 @@ _CLOSED_KEYS = ("exact_match", "interval", "majority", "majority_answer", "off_l
 
 
 def _pairs(records: Iterable[Record]) -> list[tuple[str, str]]:
-    return [(r["answer"], r["reference"]) for r in records]
+    return [(r["answer"], r["target"]) for r in records]
 
 
 def _accuracy(records: Sequence[Record]) -> float | None:
@@ -137,7 +138,7 @@ def _accuracy(records: Sequence[Record]) -> float | None:
 
 def _second(records: Sequence[Record]) -> dict[str, Any]:
     """Second questions: those to be answered yes or no, and open ones."""
-    polar = [r for r in records if normalise(r["reference"]) in ("yes", "no")]
+    polar = [r for r in records if normalise(r["target"]) in ("yes", "no")]
     rest = [r for r in records if r not in polar]
     return {
         "yes_no": _accuracy(polar),
@@ -161,7 +162,7 @@ def caption_score(records: Sequence[Record]) -> float | None:
     for record in records:
         key = str(record["media"])
         candidates[key] = tokenize(record["answer"])
-        references.setdefault(key, []).append(tokenize(record["reference"]))
+        references.setdefault(key, []).append(tokenize(record["target"]))
     return cider(candidates, references)[0]
 
 
@@ -169,21 +170,22 @@ def _samples(
     shown: Sequence[Record], captions: Sequence[Record], seed: str, count: int
 ) -> list[dict[str, Any]]:
     """Sample answers: the question, and the caption of the same medium if there is one."""
-    captioned = {r["id"]: r for r in captions}
-    order = sorted(shown, key=lambda r: str(r["id"]))
+    captioned = {r["meta"]["sample"]: r for r in captions}
+    order = sorted(shown, key=lambda r: str(r["meta"]["sample"]))
     picked = random.Random(f"samples/{seed}").sample(order, min(count, len(order)))
     rows = []
     for record in picked:
-        caption = captioned.get(record["id"], {})
+        sample = record["meta"]["sample"]
+        caption = captioned.get(sample, {})
         rows.append(
             {
-                "id": record["id"],
-                "question": record["question"],
+                "id": sample,
+                "question": record["prompt"],
                 "answer": record["answer"],
-                "reference": record["reference"],
-                "right": exact_match(record["answer"], record["reference"]),
+                "reference": record["target"],
+                "right": exact_match(record["answer"], record["target"]),
                 "caption": caption.get("answer"),
-                "caption_reference": caption.get("reference"),
+                "caption_reference": caption.get("target"),
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""What there is to choose from: modalities, presets and stages, described in words.
+"""What there is to choose from: modalities, presets, stages and tasks, described in words.
 
 Presets and stages are files; only modalities need torch, which is imported when they are asked for.
 """
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from onellm.modality import Modality
 
 _PACKAGE = Path(__file__).parent
-_FOLDERS = {"presets": _PACKAGE / "presets", "stages": _PACKAGE / "train" / "configs"}
-KINDS = ("modalities", *_FOLDERS)
+_FOLDERS = {
+    "presets": _PACKAGE / "presets",
+    "stages": _PACKAGE / "train" / "configs",
+    "hardware": _PACKAGE / "train" / "hardware",
+}
+KINDS = ("modalities", *_FOLDERS, "tasks")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ def listings(kind: str | None = None) -> list[Listing]:
         "modalities": _modalities,
         "presets": lambda: _files("presets", "onellm quickstart --preset NAME"),
         "stages": lambda: _files("stages", "onellm train NAME"),
+        "tasks": _tasks,
+        "hardware": lambda: _files("hardware", "onellm train STAGE --hardware NAME"),
     }
     if kind is not None and kind not in makers:
         raise ConfigError(f"unknown kind {kind!r}.{did_you_mean(kind, makers)}")
@@ -51,10 +57,10 @@ def listings(kind: str | None = None) -> list[Listing]:
 
 
 def describe(name: str) -> str:
-    """A text about a modality, a preset or a stage.
+    """A text about a modality, a preset, a stage or a task.
 
     Args:
-        name: its name; a modality's published name will do.
+        name: its name; a modality's published name will do, and so will ``task@variant``.
 
     Raises:
         ConfigError: unknown name, with the nearest spelling.
@@ -63,6 +69,12 @@ def describe(name: str) -> str:
         path = folder / f"{name}.yaml"
         if path.parent == folder and path.is_file():
             return f"# {path}\n{path.read_text(encoding='utf-8')}"
+    from onellm.eval.describe import describe_task
+    from onellm.eval.task import load_task, task_names
+
+    tasks = task_names()
+    if name.partition("@")[0] in tasks or name.partition("@")[0].endswith((".yaml", ".yml")):
+        return describe_task(load_task(name))
     from onellm.registry import modality_classes
 
     classes = modality_classes()
@@ -70,7 +82,7 @@ def describe(name: str) -> str:
         if name in (cls.name, cls.published_name):
             return _describe_modality(cls)
     files = [path.stem for folder in _FOLDERS.values() for path in folder.glob("*.yaml")]
-    raise ConfigError(f"unknown name {name!r}.{did_you_mean(name, [*classes, *files])}")
+    raise ConfigError(f"unknown name {name!r}.{did_you_mean(name, [*classes, *files, *tasks])}")
 
 
 def token_count(modality: Modality) -> int:
@@ -115,6 +127,21 @@ def _modalities() -> Listing:
 def _files(kind: str, title: str) -> Listing:
     rows = [(path.stem, _first_words(path)) for path in sorted(_FOLDERS[kind].glob("*.yaml"))]
     return Listing(f"{kind}  ({title})", ("name", "what"), rows)
+
+
+def _tasks() -> Listing:
+    from onellm.eval.show_scores import number
+    from onellm.eval.task import OURS, benchmark_names, load_task, task_names
+
+    rows = []
+    for name in dict.fromkeys([*benchmark_names(), *task_names()]):
+        task = load_task(name)
+        scores = task.published.scores.get(OURS, {})
+        printed = " / ".join(number(value) for value in scores.values()) or "–"
+        metrics = " / ".join(task.published.metric.values()) or "–"
+        rows.append((name, task.group, " + ".join(task.modalities) or "any", metrics, printed))
+    columns = ("name", "group", "media", "metric", f"{OURS} in the paper")
+    return Listing("tasks  (onellm eval --tasks NAME,…)", columns, rows)
 
 
 def _first_words(path: Path) -> str:

@@ -10,6 +10,7 @@ from onellm.errors import ConfigError, OneLLMError
 from onellm.spelling import did_you_mean
 
 if TYPE_CHECKING:
+    from onellm.kvcache import KVPrefix
     from onellm.model import OneLLM
 
 
@@ -29,6 +30,7 @@ class Conversation:
         self.turns: list[tuple[str, str]] = []
         self.media: list[tuple[str, Any]] = []
         self.files: list[tuple[str, str]] = []
+        self._prefix: KVPrefix | None = None
 
     def attach(self, modality: str, path: str) -> str:
         """Read a medium and add it.
@@ -49,10 +51,18 @@ class Conversation:
         return f"{kind.name} attached ({len(self.media)} in this conversation)"
 
     def ask(self, text: str) -> Iterator[str]:
-        """Answer a turn piece by piece; it becomes history when it has been answered."""
+        """Answer a turn piece by piece; it becomes history when it has been answered.
+
+        Only what is new is run through the model: its keys and values of the history are kept, and
+        media are encoded once.
+        """
+        from onellm.kvcache import KVPrefix
+
+        self._prefix = self._prefix or KVPrefix()
         turns = [*self.turns, ("user", text)]
         answer = ""
-        for piece in self.model.stream(tuple(turns), self.media, **self.settings):
+        pieces = self.model.stream(tuple(turns), self.media, prefix=self._prefix, **self.settings)
+        for piece in pieces:
             answer += piece
             yield piece
         self.turns = [*turns, ("assistant", answer)]
@@ -60,6 +70,7 @@ class Conversation:
     def reset(self) -> None:
         """Forget turns and media."""
         self.turns, self.media, self.files = [], [], []
+        self._prefix = None
 
 
 def chat(conversation: Conversation, read: Callable[[], str], write: Callable[[str], None]) -> None:

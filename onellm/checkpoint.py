@@ -1,134 +1,282 @@
-"""Saved models: ``config.json``, ``model.safetensors`` and the tokenizer in one folder."""
+"""Saved models: ``config.json``, weights in safetensors, tokenizer and model card in one folder.
+
+The weights of the LLM and of the vision tower can be left out and named by id instead: their
+licences may not allow passing them on, and they are most of the bytes. A few of their values are
+recorded, so that loading another model under that id is an error and not nonsense.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import onellm
+from onellm.clip_tower import load_tower
 from onellm.config import parse
-from onellm.errors import CheckpointError
-from onellm.llm import llm_from_config
+from onellm.errors import CheckpointError, ConfigError
+from onellm.llm import llm_from_config, load_llm
 from onellm.model import OneLLM, OneLLMConfig
-from onellm.text import load_text_tokenizer
+from onellm.model_card import model_card
+from onellm.slots import (
+    Joined,
+    Slots,
+    Weights,
+    check_fit,
+    empty_parameters,
+    fill,
+    weights_of,
+)
+from onellm.text import TextTokenizer, load_text_tokenizer
+from onellm.weight_files import SHARD_BYTES, open_weights, write_text, write_weights
+from onellm.witness import check_witnesses, witnesses
 
-FORMAT_VERSION = 1
-CONFIG, WEIGHTS, TEXT = "config.json", "model.safetensors", "tokenizer"
+FORMAT_VERSION = 2  # 1 had one file of weights, and neither references nor history
+CONFIG, TEXT, CARD = "config.json", "tokenizer", "README.md"
 
 
-def save_pretrained(model: OneLLM, folder: str | Path) -> None:
+@dataclass(frozen=True)
+class Part:
+    """A part of a model whose weights can be left out.
+
+    Args:
+        prefix: of its weights' names.
+        what: for messages.
+    """
+
+    prefix: str
+    what: str
+
+
+PARTS = {"llm": Part("llm.", "the LLM"), "encoder": Part("encoder.", "the vision tower")}
+
+
+@dataclass
+class Description:
+    """What ``config.json`` says.
+
+    Args:
+        model: everything but the LLM.
+        llm: what ``llm.config.to_dict()`` gave.
+        dtype: type of the weights, such as ``"bfloat16"``.
+        history: finished stages, oldest first: ``{"stage": name, "trained": [names]}``.
+        references: part → ``{"id": …, "witnesses": …}`` for the weights that are left out.
+    """
+
+    model: OneLLMConfig
+    llm: dict[str, Any]
+    dtype: str = "float32"
+    history: list[dict[str, Any]] = field(default_factory=list)
+    references: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """The text of ``config.json``."""
+        plain = {
+            "format_version": FORMAT_VERSION,
+            "onellm_version": onellm.__version__,
+            "dtype": self.dtype,
+            "history": self.history,
+            "references": self.references,
+            "model": self.model.model_dump(),
+            "llm": self.llm,
+        }
+        return json.dumps(plain, indent=1, default=str)
+
+
+def describe(model: OneLLM) -> Description:
+    """A model's description, with no weights left out."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return Description(model.config, model.llm.config.to_dict(), dtype, list(model.history))
+
+
+# -- saving -------------------------------------------------------------------------------------
+
+
+def save_pretrained(
+    model: OneLLM,
+    folder: str | Path,
+    *,
+    llm_id: str = "",
+    encoder_id: str = "",
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Write a model so that :func:`load_pretrained` gives it back.
 
     Args:
         model: the model; parameters are written in their own type.
         folder: made if it is not there; each file is written under a temporary name, synced
             and renamed.
-    """
-    from safetensors.torch import save_file
+        llm_id: leave the LLM's weights out and take them from here when loading: what
+            :func:`onellm.llm.load_llm` takes.
+        encoder_id: leave the vision tower's weights out and take them from here: what
+            :func:`onellm.clip_tower.load_tower` takes, such as ``"ViT-L-14/openai"``.
+        shard_bytes: of a weight file; larger models are divided.
 
+    Raises:
+        ConfigError: a part that was trained, or carries a LoRA, would be left out or lost; or
+            weights have been replaced by ones of fewer bits.
+    """
+    for name, weight in model.llm.named_parameters():
+        # A subclass is what torchao puts in a weight's place; its numbers are rounded for good.
+        if type(weight.data) is not torch.Tensor:
+            raise ConfigError(
+                f"llm.{name} has been quantised ({type(weight.data).__name__}): a quantised model "
+                "is for answering. Save it before quantize_llm, or load it anew and save that"
+            )
+    if hasattr(model.llm, "peft_config"):
+        raise ConfigError(
+            "the LLM carries a LoRA: save it alone (save_additions(folder, lora=True)), or merge "
+            "it first (model.llm = model.llm.merge_and_unload())"
+        )
+    described = describe(model)
+    for part, identifier in (("llm", llm_id), ("encoder", encoder_id)):
+        if identifier:
+            described.references[part] = _reference(model, part, identifier)
+    left_out = tuple(PARTS[part].prefix for part in described.references)
+    weights = weights_of(model, left_out)
+    write_model(folder, described, weights, model.text, shard_bytes=shard_bytes)
+
+
+def _reference(model: OneLLM, part: str, identifier: str) -> dict[str, Any]:
+    prefix, what = PARTS[part].prefix, PARTS[part].what
+    for stage in model.history:
+        if any(name.startswith(prefix) for name in stage["trained"]):
+            raise ConfigError(
+                f"{what} was trained in stage {stage['stage']!r}: {identifier} does not have "
+                "these weights, so they cannot be left out"
+            )
+    return {"id": identifier, "witnesses": witnesses(weights_of(model), prefix)}
+
+
+def write_model(
+    folder: str | Path,
+    described: Description,
+    weights: Weights,
+    text: TextTokenizer | None,
+    *,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    advance: Callable[[int], Any] | None = None,
+) -> list[Path]:
+    """Write a model folder from weights that need not be in memory.
+
+    Args:
+        folder: made if it is not there.
+        described: for ``config.json``.
+        weights: all but those left out.
+        text: the LLM's tokenizer.
+        dtype: type of floating-point weights on disk; None keeps each.
+        shard_bytes: of a weight file.
+        advance: called with the number of weights just written.
+
+    Returns:
+        the weight files.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # A crash in the middle leaves a folder without a config, not one of mixed versions.
     (folder / CONFIG).unlink(missing_ok=True)
-    tied = _tied(model)
-    state = {k: v.contiguous() for k, v in model.state_dict().items() if k not in tied}
-    temporary = folder / f".{WEIGHTS}.tmp"
-    save_file(state, str(temporary), metadata={"format": "pt"})
-    _put(temporary, folder / WEIGHTS)
-    if model.text is not None:
-        model.text.save(folder / TEXT)
-    described = {
-        "format_version": FORMAT_VERSION,
-        "onellm_version": onellm.__version__,
-        "model": model.config.model_dump(),
-        "llm": model.llm.config.to_dict(),
-    }
-    temporary = folder / f".{CONFIG}.tmp"
-    temporary.write_text(json.dumps(described, indent=1, default=str), encoding="utf-8")
-    _put(temporary, folder / CONFIG)  # last: a folder with a config is complete
+    files = write_weights(folder, weights, dtype=dtype, shard_bytes=shard_bytes, advance=advance)
+    if text is not None:
+        text.save(folder / TEXT)
+    ids = {part: reference["id"] for part, reference in described.references.items()}
+    write_text(
+        folder / CARD, model_card(described.model, described.llm, described.history, ids, weights)
+    )
+    write_text(folder / CONFIG, described.as_json())  # last: a folder with a config is complete
+    return files
 
 
-def _put(temporary: Path, final: Path) -> None:
-    """Sync a finished file to disk, then give it its name."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
+def push_to_hub(model: OneLLM, repo_id: str, *, private: bool = False, **options: Any) -> None:
+    """Upload a model and its card to the Hugging Face Hub.
+
+    Args:
+        model: the model.
+        repo_id: ``owner/name``.
+        private: make the repository private if it is new.
+        **options: as for :func:`save_pretrained`.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, **options)  # before the repository: it may refuse
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder)
 
 
-def _tied(model: OneLLM) -> set[str]:
-    """Names of weights that are another name's tensor (an output head that is the embedding)."""
-    seen: dict[int, str] = {}
-    tied = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
-            tied.add(name)
-        seen.setdefault(id(tensor), name)
-    return tied
+# -- loading ------------------------------------------------------------------------------------
 
 
 def load_pretrained(
     path_or_hub_id: str | Path,
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> OneLLM:
     """Load a model that :func:`save_pretrained` wrote.
 
     Args:
         path_or_hub_id: a folder, or a Hugging Face Hub id.
-        device: where to put it.
-        dtype: parameter type.
+        device: where to put it, weight by weight.
+        dtype: parameter type; left out, each stays as it was saved.
 
     Raises:
         CheckpointError: missing, damaged, of a newer format, or not fitting; it names the file.
+            Also where weights were left out and the named id has other ones.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = _folder_of(path_or_hub_id)
-    described = _read_config(folder / CONFIG)
-    config = parse(OneLLMConfig, described["model"], where=str(folder / CONFIG))
+    folder = folder_of(path_or_hub_id)
+    described = read_description(folder / CONFIG)
     text = load_text_tokenizer(folder / TEXT) if (folder / TEXT).is_dir() else None
-    model = OneLLM(config, llm_from_config(described["llm"], dtype), text)
-    try:
-        state = load_file(str(folder / WEIGHTS))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: expected safetensors; found a missing or damaged file ({error})"
-        ) from error
-    _fit(model, state, folder / WEIGHTS)
-    model.load_state_dict(state, strict=False)
-    return model.to(device=device, dtype=dtype).eval()
+    weights: Weights = open_weights(folder)
+    llm = None
+    if "llm" in described.references:
+        kind = dtype or getattr(torch, described.dtype)
+        llm, its_text = load_llm(described.references["llm"]["id"], dtype=kind)
+        text = text or its_text
+    if "encoder" in described.references:
+        tower = load_tower(described.references["encoder"]["id"])
+        weights = Joined(("", weights), (f"{PARTS['encoder'].prefix}visual.", tower.weights))
+    model = build_described(described, text, llm)
+    slots = Slots(model, (PARTS["llm"].prefix,) if llm is not None else ())
+    check_fit(slots, weights, f"{folder}: the weights do not fit {CONFIG}")
+    fill(slots, weights, device=device, dtype=dtype)
+    own = weights_of(model)
+    for part, reference in described.references.items():
+        what = f"{folder / CONFIG}: {PARTS[part].what} {reference['id']}"
+        check_witnesses(reference["witnesses"], own, what)
+    return model.to(device).eval()
 
 
-def _fit(model: OneLLM, state: dict[str, Any], file: Path) -> None:
-    own, tied = model.state_dict(), _tied(model)
-    missing = sorted(own.keys() - state.keys() - tied)
-    unexpected = sorted(state.keys() - own.keys())
-    shapes = sorted(
-        f"{k} (expected {tuple(own[k].shape)}, found {tuple(v.shape)})"
-        for k, v in state.items()
-        if k in own and own[k].shape != v.shape
-    )
-    faults = [
-        f"{len(names)} {what}: {', '.join(names[:8])}"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("wrong shape", shapes),
-        )
-        if names
-    ]
-    if faults:
-        raise CheckpointError(f"{file}: does not fit its config.json: {'; '.join(faults)}")
+def build_described(
+    described: Description, text: TextTokenizer | None = None, llm: Any = None
+) -> OneLLM:
+    """An empty model of a description.
+
+    Args:
+        described: what ``config.json`` says.
+        text: the LLM's tokenizer.
+        llm: take this one with its weights; an empty one is built if left out.
+    """
+    with empty_parameters():
+        if llm is None:
+            llm = llm_from_config(described.llm, getattr(torch, described.dtype))
+        model = OneLLM(described.model, llm, text)
+    model.history = list(described.history)
+    return model
 
 
-def _folder_of(place: str | Path) -> Path:
+def folder_of(place: str | Path) -> Path:
+    """The folder of a saved model, fetched from the hub if it is an id.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
     path = Path(place)
     if path.is_dir():
         return path
@@ -142,37 +290,35 @@ def _folder_of(place: str | Path) -> Path:
         raise CheckpointError(f"{place}: no such folder, and no such model on the hub") from error
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def read_description(file: Path) -> Description:
+    """Read ``config.json``.
+
+    Raises:
+        CheckpointError: missing, damaged, of another kind or of a newer format.
+        ConfigError: it names an unknown key or a wrong value.
+    """
     try:
-        described = json.loads(file.read_text(encoding="utf-8"))
+        plain = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
             f"{file.parent}: expected a saved OneLLM model; found no {CONFIG}"
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{file}: expected JSON; found a damaged file ({error})") from error
-    if not isinstance(described, dict) or not {"model", "llm"} <= described.keys():
+    if not isinstance(plain, dict) or not {"model", "llm"} <= plain.keys():
         raise CheckpointError(f"{file}: expected a OneLLM config; found another kind of file")
-    if described.get("format_version", 0) > FORMAT_VERSION:
+    if plain.get("format_version", 0) > FORMAT_VERSION:
         raise CheckpointError(
-            f"{file}: format {described['format_version']} is newer than this library's "
+            f"{file}: format {plain['format_version']} is newer than this library's "
             f"{FORMAT_VERSION}; upgrade onellm"
         )
-    return described
-
-
-def push_to_hub(model: OneLLM, repo_id: str, *, private: bool = False) -> None:
-    """Upload a model to the Hugging Face Hub.
-
-    Args:
-        model: the model.
-        repo_id: ``owner/name``.
-        private: make the repository private if it is new.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder)
-        api.upload_folder(repo_id=repo_id, folder_path=folder)
+    unknown = plain.get("references", {}).keys() - PARTS.keys()
+    if unknown:
+        raise CheckpointError(f"{file}: expected references to {list(PARTS)}; found {unknown}")
+    return Description(
+        parse(OneLLMConfig, plain["model"], where=str(file)),
+        plain["llm"],
+        plain.get("dtype", "float32"),
+        plain.get("history", []),
+        plain.get("references", {}),
+    )

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import onellm
-from onellm.errors import ConfigError, OneLLMError
+from onellm.cli_data import data_app
+from onellm.cli_eval import eval_app
+from onellm.errors import ConfigError
+from onellm.manners import manners as _manners
+from onellm.manners import verb_help as _help
+from onellm.questions import options_in_order
 
 if TYPE_CHECKING:
     from onellm.model import OneLLM
@@ -28,28 +35,6 @@ app = typer.Typer(
 RESUMABLE = "interrupted: the same command goes on where this one stopped"
 
 
-@contextmanager
-def _manners(on_interrupt: str = "interrupted") -> Iterator[None]:
-    """Our own errors in one line without a traceback (exit code 2), Ctrl-C with a hint (130)."""
-    try:
-        yield
-    except (OneLLMError, OSError) as error:
-        message = " ".join(str(error).split())
-        typer.echo(f"error: {message}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as interrupt:
-        typer.echo(f"\n{on_interrupt}", err=True)
-        raise typer.Exit(130) from interrupt
-
-
-def _help(short: str, *examples: str, more: str = "") -> dict[str, Any]:
-    """A verb's help: one sentence for the list of verbs, further ones, and examples."""
-    lines = "\n".join(f"  {example}" for example in examples)
-    text = f"{short} {more}".rstrip()
-    # \b keeps the lines of the examples as they are.
-    return {"short_help": short, "help": f"{text}\n\n\b\nExamples:\n{lines}"}
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"onellm {onellm.__version__}")
@@ -64,6 +49,14 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+class Kind(StrEnum):
+    """Types of weights on disk."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
 
 
 # -- training -----------------------------------------------------------------------------------
@@ -101,41 +94,25 @@ def quickstart(
         typer.echo(f"report: {page}\nmodel:  {out}  (onellm chat --model {out})")
 
 
-@app.command(
-    **_help(
-        "Train one stage in this process.",
-        "onellm train warmup model=models/start out=runs/warmup",
-        "onellm train my-stage.yaml optim.lr=2e-4 length.steps=500",
-        "deepspeed --module onellm.train.launch align_image out=runs/image",
-        more="DeepSpeed's launcher takes the same arguments.",
-    )
-)
-def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a stage of: onellm ls stages.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as optim.lr=2e-4.")
-    ] = None,
-) -> None:
-    """Run :func:`onellm.train.launch.run_training` under a progress bar."""
-    with _manners(RESUMABLE):
-        from onellm.progress import follow, watch
-        from onellm.train.config import read_config
-        from onellm.train.launch import run_training
+from onellm import cli_train  # noqa: E402, F401 - registers train, export and plot here in the list
 
-        settings = read_config(config, overrides or [])
-        with watch() as progress:
-            out = run_training(settings, follow(progress))
-    typer.echo(f"model: {out}")
+app.add_typer(data_app)
 
 
 # -- asking -------------------------------------------------------------------------------------
 
 Model = Annotated[str, typer.Option(help="Folder of a saved model, or a hub id.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; by default the GPU if any.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
+Bits = Annotated[
+    int, typer.Option(help="8 or 4: the LLM's weights take a half or a quarter of bfloat16's room.")
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0, max=1, help="Nucleus mass, with a temperature.")]
 Seed = Annotated[int, typer.Option(help="Of sampling.")]
+Beams = Annotated[int, typer.Option(min=1, help="Answers that beam search follows at a time.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="How many at a time; changes no answer.")]
 
 
 @app.command(
@@ -146,9 +123,12 @@ Seed = Annotated[int, typer.Option(help="Of sampling.")]
         'onellm generate --model DIR "What do you hear?" --audio clip.flac',
         'onellm generate --model DIR "Do they match?" --image dog.jpg --audio dog.wav',
         'onellm generate --model DIR "What is this?" --depth rgb.jpg+map.png',
+        'onellm generate --model DIR "What is this?" --each --image a.jpg --image b.jpg',
+        "onellm generate --model DIR --jsonl questions.jsonl --out answers.jsonl",
         "onellm show audio        (the files a modality reads)",
         more="Each file has its modality in front of it; their order is kept. Without a prompt "
-        "the last file's caption prompt is asked.",
+        "the last file's caption prompt is asked. A line of a JSONL file is such as "
+        '{"prompt": "What is it?", "media": [["image", "dog.jpg"]]}.',
     ),
 )
 def generate(
@@ -157,67 +137,90 @@ def generate(
         list[str] | None,
         typer.Argument(metavar="PROMPT --MODALITY FILE", show_default=False),
     ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Ask about each file by itself; prints JSONL.")
+    ] = False,
+    jsonl: Annotated[str, typer.Option(help="Ask the questions of a file; - reads them.")] = "",
+    out: Annotated[Path | None, typer.Option(help="JSONL file of answers.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Note files that cannot be read, and go on.")
+    ] = False,
+    batch_size: BatchSize = 8,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
+    beams: Beams = 1,
     seed: Seed = 0,
     device: Device = "",
+    dtype: Dtype = "float32",
+    bits: Bits = 0,
 ) -> None:
-    """Print a model's answer as it comes."""
+    """Print a model's answer as it comes, or JSON lines of many."""
     with _manners():
-        prompt, named = media_options(words or [])
-        if prompt is None and not named:
-            raise ConfigError("nothing to answer: give a prompt, or a file such as --image FILE")
-        loaded = _load(model, device)
-        media = [(_modality(loaded, name), path) for name, path in named]
-        if prompt is None:
-            prompt = loaded.modality(media[-1][0]).caption_prompt
-        pieces = loaded.stream(
-            prompt,
-            media,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
+        from onellm import questions as asked
+
+        several = bool(each or jsonl or out)
+        questions = (
+            asked.read_questions(jsonl) if jsonl else asked.typed_questions(words or [], each)
         )
-        for piece in pieces:
+        if jsonl and words:
+            raise ConfigError("--jsonl has the questions; leave out prompt and files")
+        loaded = _load(model, device, dtype, bits)
+        for question in questions:
+            question.media = [(_modality(loaded, name), path) for name, path in question.media]
+        settings: dict[str, Any] = {
+            **{"max_new_tokens": max_new_tokens, "temperature": temperature},
+            **{"top_p": top_p, "beams": beams, "seed": seed},
+        }
+        if several:
+            how = {"batch_size": batch_size, "skip_bad": skip_bad, **settings}
+            answers = asked.answer_questions(loaded, questions, **how)
+            asked.write_lines(answers, out, typer.echo)
+            return
+        (question,) = questions
+        prompt = asked.prompt_of(loaded, question)
+        for piece in loaded.stream(prompt, question.media, **settings):
             typer.echo(piece, nl=False)
         typer.echo()
 
 
-def media_options(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
-    """Sort out a prompt and ``--<modality> FILE`` options, in any order.
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    **_help(
+        "Turn files into vectors for retrieval.",
+        "onellm embed --model DIR *.flac -o sounds.npz",
+        "onellm embed --model DIR --image dog.jpg --audio dog.wav -o dog.npz",
+        more="The .npz holds vectors (files x width), files and modalities; of normalised vectors, "
+        "dot products are cosines. A file of a type that several modalities read needs "
+        "--MODALITY in front of it.",
+    ),
+)
+def embed(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .npz file to write.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="FILES --MODALITY FILE", show_default=False)
+    ] = None,
+    normalize: Annotated[bool, typer.Option(help="Divide vectors by their length.")] = True,
+    batch_size: BatchSize = 16,
+    device: Device = "",
+    dtype: Dtype = "float32",
+) -> None:
+    """Run :func:`onellm.vectors.embed_files` and write what it gives."""
+    with _manners():
+        given = list(options_in_order(words or []))
+        if not given:
+            raise ConfigError("no files to embed")
+        from onellm.vectors import embed_files, modality_of, save_vectors
 
-    Args:
-        words: arguments as typed; ``--<modality>=FILE`` will do as well.
-
-    Returns:
-        the prompt, None if there is none; and (modality, file) pairs in order.
-
-    Raises:
-        ConfigError: an option without a file, or a second prompt.
-
-    Example:
-        >>> media_options(["--audio", "dog.wav", "What is it?"])
-        ('What is it?', [('audio', 'dog.wav')])
-    """
-    prompt, media = None, []
-    rest = iter(words)
-    for word in rest:
-        if word.startswith("--") and len(word) > 2:
-            name, equals, path = word[2:].partition("=")
-            file = path if equals else next(rest, "")
-            if not file or file.startswith("--"):
-                raise ConfigError(f"--{name} needs a file: --{name} FILE")
-            media.append((name, file))
-        elif prompt is None:
-            prompt = word
-        else:
-            raise ConfigError(
-                f"one prompt is asked at a time, found {prompt!r} and {word!r}; put it in quotes, "
-                "and --MODALITY in front of a file"
-            )
-    return prompt, media
+        loaded = _load(model, device, dtype)
+        files = [
+            (_modality(loaded, name) if name else modality_of(loaded, file), file)
+            for name, file in given
+        ]
+        vectors = embed_files(loaded, files, batch_size=batch_size, normalize=normalize)
+        save_vectors(out, vectors, files)
+    typer.echo(f"{len(files)} vectors of {vectors.shape[1]} numbers: {out}")
 
 
 def _modality(model: OneLLM, name: str) -> str:
@@ -227,21 +230,33 @@ def _modality(model: OneLLM, name: str) -> str:
     for modality in model.modalities.values():
         if name in (modality.name, modality.published_name):
             return modality.name
-    own = ["max-new-tokens", "temperature", "top-p", "seed", "device", "model"]
+    own = ["max-new-tokens", "temperature", "top-p", "seed", "device", "model", "beams", "bits"]
     hint = did_you_mean(name, [*model.modalities, *own])
     raise ConfigError(f"this model has no modality {name!r} (--{name}).{hint}")
 
 
-def _load(model: str, device: str) -> OneLLM:
+def _load(model: str, device: str, dtype: str, bits: int = 0) -> OneLLM:
     import torch
 
+    from onellm.spelling import did_you_mean
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise ConfigError(f"unknown --dtype {dtype}.{did_you_mean(dtype, kinds)}")
+    if bits not in (0, 4, 8):
+        raise ConfigError(f"--bits {bits}: the LLM's weights can have 8 or 4")
     if not device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return onellm.OneLLM.from_pretrained(model, device=device)
+    loaded = onellm.OneLLM.from_pretrained(model, device=device, dtype=kinds[dtype])
+    if bits:
+        from onellm.quantize import quantize_llm
+
+        quantize_llm(loaded, bits)
+    return loaded
 
 
 @app.command(
@@ -249,6 +264,7 @@ def _load(model: str, device: str) -> OneLLM:
         "Talk with a model.",
         "onellm chat --model quickstart",
         "onellm chat --model DIR --temperature 0.7 --top-p 0.9",
+        "onellm chat --model DIR --dtype bfloat16 --bits 8",
         more="/help lists what can be typed; /image FILE, say, shows it a picture.",
     )
 )
@@ -259,13 +275,15 @@ def chat(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     device: Device = "",
+    dtype: Dtype = "float32",
+    bits: Bits = 0,
 ) -> None:
     """Run :func:`onellm.chat.chat` on this terminal."""
     with _manners():
         from onellm import chat as talk
 
         conversation = talk.Conversation(
-            _load(model, device),
+            _load(model, device, dtype, bits),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -285,16 +303,79 @@ def _line_reader() -> Callable[[], str]:
     return lambda: input("> ")
 
 
+# -- measuring ----------------------------------------------------------------------------------
+
+app.add_typer(eval_app)
+
+
+# -- weights ------------------------------------------------------------------------------------
+
+
+class Format(StrEnum):
+    """What `convert` writes."""
+
+    onellm = "onellm"
+    published = "published"
+
+
+@app.command(
+    **_help(
+        "Convert published weights to this library's format, or back.",
+        "onellm convert OneLLM-7B/consolidated.00-of-01.pth models/onellm-7b",
+        "onellm convert OneLLM-7B-hf models/onellm-7b --dtype float16",
+        "onellm convert models/mine published/mine --to published",
+        more="SOURCE is a .pth file, a folder of .sN.pth parts or model-parallel shards beside "
+        "params.json, or a saved model. One file is in memory at a time.",
+    )
+)
+def convert(
+    source: Annotated[Path, typer.Argument(help="What to read.")],
+    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    to: Annotated[Format, typer.Option(help="What to write.")] = Format.onellm,
+    dtype: Annotated[Kind | None, typer.Option(help="Of the weights; as they are.")] = None,
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of the vision tower, such as heads=16."),
+    ] = None,
+) -> None:
+    """Run :mod:`onellm.convert` and list what was written."""
+    with _manners():
+        import torch
+
+        from onellm.config import apply_overrides
+        from onellm.convert import from_published, to_published
+        from onellm.progress import watch
+
+        if clip and to is Format.published:
+            raise ConfigError("--clip describes a published checkpoint that is read, not written")
+        kind = getattr(torch, dtype) if dtype else None
+        with watch() as progress:
+            if to is Format.published:
+                done = to_published(source, target, dtype=kind, progress=progress)
+            else:
+                sizes = apply_overrides({}, clip or [])
+                done = from_published(source, target, clip=sizes, dtype=kind, progress=progress)
+    for file, size in done.files:
+        typer.echo(f"{size / 1e6:12,.1f} MB  {file}")
+    if done.dropped:
+        typer.echo(f"dropped, since nothing reads them: {', '.join(done.dropped)}")
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    total = sum(size for _, size in done.files) / 1e6
+    typer.echo(f"{done.tensors} weights, {done.parameters:,} parameters, {total:,.1f} MB: {target}")
+
+
 # -- looking ------------------------------------------------------------------------------------
 
 
 @app.command(
     name="ls",
-    **_help("List modalities, presets and stages.", "onellm ls", "onellm ls modalities"),
+    **_help("List modalities, presets, stages and tasks.", "onellm ls", "onellm ls tasks"),
 )
 def list_choices(
     kind: Annotated[
-        str | None, typer.Argument(help="modalities, presets or stages; all if left out.")
+        str | None,
+        typer.Argument(help="modalities, presets, stages, hardware or tasks; all if left out."),
     ] = None,
 ) -> None:
     """Print tables of what there is."""
@@ -315,10 +396,11 @@ def list_choices(
 
 @app.command(
     **_help(
-        "Describe a modality, a preset or a stage.",
+        "Describe a modality, a preset, a stage or a task.",
         "onellm show audio",
         "onellm show small",
         "onellm show instruct",
+        "onellm show textvqa",
     )
 )
 def show(name: Annotated[str, typer.Argument(help="A name of: onellm ls.")]) -> None:
@@ -348,5 +430,11 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """The ``onellm`` command."""
+    """The ``onellm`` command.
+
+    A thread that waits by spinning takes its core from whoever else wants it, the other threads of
+    the same product among them: on two cores with other work a step took up to sixteen times as
+    long (docs/lab-notes.md). It has to be said before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

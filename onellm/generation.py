@@ -1,24 +1,33 @@
 """Decoding: one loop that generates and streams, batched, with early stop.
 
-Shape legend: B batch, T positions, D width of the LLM, V vocabulary.
+Shape legend: B batch, Q soft tokens, D width of the LLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from onellm.beam import beam_search
+from onellm.decoding import decode
+from onellm.encoded import content_key
 from onellm.errors import ConfigError
+from onellm.kvcache import KVPrefix
 from onellm.prompts import encode_prompt, get_format
+from onellm.sampling import Chooser, greedy, nucleus, random_streams
 from onellm.splice import Spliced
 from onellm.text import TextTokenizer
+from onellm.writer import Writer
 
 if TYPE_CHECKING:
     from onellm.model import OneLLM
+
+Soft = list[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -26,36 +35,55 @@ class Decoding:
     """Settings of one decoding run; see :meth:`onellm.OneLLM.generate`.
 
     Args:
-        max_new_tokens: at most this many tokens.
+        max_new_tokens: at most this many tokens; the end of the LLM's context comes first.
         temperature: 0 is greedy.
-        top_p: nucleus mass.
-        seed: sample b of a batch draws from a stream seeded (seed, b).
+        top_p: nucleus mass, above 0 and at most 1.
+        seed: of the sampling: one number for the batch, or one per sample.
         stop: strings that end an answer, besides the prompt format's.
+        beams: answers that beam search follows at a time; 1 is no search.
+        compile: run the decoding step through ``torch.compile``; pays on a GPU.
         legacy_decode_offset: reproduce the published cached decoding, which forgets the last two
             prompt positions of each medium (spec §0.1). For comparison only.
+
+    Raises:
+        ConfigError: a value out of range, or beam search together with what it does not have.
     """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     stop: tuple[str, ...] = ()
+    beams: int = 1
+    compile: bool = False
     legacy_decode_offset: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.max_new_tokens < 1 or self.beams < 1 or "" in self.stop:
+            raise ConfigError(
+                "max_new_tokens and beams must be at least 1, and a stop string not empty"
+            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError("temperature must not be negative, and 0 < top_p <= 1")
+        if self.beams > 1 and (self.temperature > 0 or self.compile or self.legacy_decode_offset):
+            raise ConfigError("beam search goes with neither temperature, compile nor legacy mode")
+        if self.compile and self.legacy_decode_offset:
+            raise ConfigError("legacy_decode_offset needs a cache that can forget: no compile")
 
-def answer(model: OneLLM, prompt: Any, media: Any, settings: Decoding) -> Any:
+
+def answer(
+    model: OneLLM, prompt: Any, media: Any, settings: Decoding, prefix: KVPrefix | None = None
+) -> Any:
     """Answer one prompt (a string) or a list of them (a list)."""
     if isinstance(prompt, list):
         if any(isinstance(m, tuple) and m and isinstance(m[0], str) for m in media):
             raise ConfigError("for a list of prompts, media is a list of (modality, source) lists")
-        return _answers(model, prompt, list(media) or [()] * len(prompt), settings)
-    return _answers(model, [prompt], [media], settings)[0]
-
-
-def _answers(
-    model: OneLLM, prompts: Sequence[Any], media: Sequence[Any], settings: Decoding
-) -> list[str]:
-    return _write(model, prepare(model, prompts, media), settings)
+        if prefix is not None:
+            raise ConfigError("a prefix is of one conversation; ask one prompt at a time")
+        spliced = prepare(model, prompt, list(media) or [()] * len(prompt))
+        return _write(model, spliced, settings, None)
+    return _write(model, prepare(model, [prompt], [media]), settings, prefix)[0]
 
 
 def answer_encoded(
@@ -76,39 +104,73 @@ def answer_encoded(
     Returns:
         one answer per prompt.
     """
-    return _write(model, splice_prompts(model, prompts, soft), settings)
+    return _write(model, splice_prompts(model, prompts, soft), settings, None)
 
 
-def _write(model: OneLLM, spliced: Spliced, settings: Decoding) -> list[str]:
-    text, stops = _text_of(model), _stops(model, settings)
-    writers = [_Writer(text, stops, settings.max_new_tokens) for _ in spliced.embeds]
-    for tokens_B in _tokens(model, spliced, settings):
+def _write(
+    model: OneLLM, spliced: Spliced, settings: Decoding, prefix: KVPrefix | None
+) -> list[str]:
+    text, stops, ends = _text_of(model), _stops(model, settings), _ends(model)
+    room = _room(model.llm, spliced, settings.max_new_tokens)
+    if settings.beams > 1:
+        return beam_search(
+            model.llm,
+            spliced,
+            beams=settings.beams,
+            room=room,
+            text=text,
+            ends=ends,
+            stops=stops,
+        )
+    writers = [Writer(text, ends, stops, room) for _ in spliced.embeds]
+    for tokens_B in _tokens(model, spliced, settings, room, prefix):
         for writer, token in zip(writers, tokens_B.tolist(), strict=True):
             writer.add(token)
         if all(writer.done for writer in writers):
             break
-    return [writer.final() for writer in writers]
+    return [writer.text() for writer in writers]
 
 
-def _tokens(model: OneLLM, spliced: Spliced, settings: Decoding) -> Iterator[Tensor]:
-    choose = chooser(settings, len(spliced.embeds))
-    return decode(model, spliced, choose, legacy_decode_offset=settings.legacy_decode_offset)
+def _tokens(
+    model: OneLLM, spliced: Spliced, settings: Decoding, room: int, prefix: KVPrefix | None
+) -> Iterator[Tensor]:
+    return decode(
+        model,
+        spliced,
+        chooser(settings, len(spliced.embeds)),
+        room=room,
+        prefix=prefix,
+        compiled=settings.compile,
+        legacy_decode_offset=settings.legacy_decode_offset,
+    )
 
 
-def answer_in_pieces(model: OneLLM, prompt: Any, media: Any, settings: Decoding) -> Iterator[str]:
-    """Yield an answer as it comes; nothing that could turn out to be a stop string is shown."""
-    writer = _Writer(_text_of(model), _stops(model, settings), settings.max_new_tokens)
-    shown = ""
-    for tokens_B in _tokens(model, prepare(model, [prompt], [media]), settings):
+def answer_in_pieces(
+    model: OneLLM, prompt: Any, media: Any, settings: Decoding, prefix: KVPrefix | None = None
+) -> Iterator[str]:
+    """Yield an answer as it comes; nothing that could turn out to be a stop string is shown.
+
+    Args:
+        model: the model.
+        prompt: a text, or a conversation as a tuple of turns.
+        media: (modality, source) pairs.
+        settings: how to decode; beam search knows its answer at the end only, in one piece.
+        prefix: of an earlier turn of the same conversation.
+    """
+    spliced = prepare(model, [prompt], [media])
+    if settings.beams > 1:
+        yield from _write(model, spliced, settings, None)
+        return
+    room = _room(model.llm, spliced, settings.max_new_tokens)
+    writer = Writer(_text_of(model), _ends(model), _stops(model, settings), room)
+    shown = 0
+    for tokens_B in _tokens(model, spliced, settings, room, prefix):
         writer.add(int(tokens_B[0]))
-        ready = writer.final() if writer.done else writer.safe()
-        if len(ready) > len(shown) and ready.startswith(shown):
-            yield ready[len(shown) :]
-            shown = ready
+        if len(ready := writer.ready()) > shown:
+            yield ready[shown:]
+            shown = len(ready)
         if writer.done:
             return
-    if len(rest := writer.final()) > len(shown):
-        yield rest[len(shown) :]
 
 
 def _text_of(model: OneLLM) -> TextTokenizer:
@@ -118,10 +180,34 @@ def _text_of(model: OneLLM) -> TextTokenizer:
 
 
 def _stops(model: OneLLM, settings: Decoding) -> tuple[str, ...]:
-    stops = (*get_format(model.config.prompt_format).stop, *settings.stop)
-    if settings.max_new_tokens < 1 or "" in stops:
-        raise ConfigError("max_new_tokens must be at least 1, and a stop string not empty")
-    return stops
+    return (*get_format(model.config.prompt_format).stop, *settings.stop)
+
+
+def _ends(model: OneLLM) -> frozenset[int]:
+    """Ids that end an answer: EOS, and in the LLM's own chat format whatever it ends turns with."""
+    ends = {_text_of(model).eos_id}
+    if get_format(model.config.prompt_format).template:
+        own = getattr(model.llm.generation_config, "eos_token_id", None)
+        ends.update([own] if isinstance(own, int) else own or [])
+    return frozenset(ends)
+
+
+def _room(llm: Any, spliced: Spliced, wanted: int) -> int:
+    """How many tokens an answer can have before the LLM's context ends.
+
+    Raises:
+        ConfigError: none.
+    """
+    context = getattr(llm.config.get_text_config(), "max_position_embeddings", None)
+    taken = int(spliced.position_ids.max()) + 1
+    if context is None:
+        return wanted
+    if taken > context:
+        raise ConfigError(
+            f"prompt and media take {taken} positions, and the LLM has {context}; "
+            "ask with fewer media or turns"
+        )
+    return min(wanted, context - taken + 1)  # the last token is not fed back
 
 
 def prepare(model: OneLLM, prompts: Sequence[Any], media: Sequence[Any]) -> Spliced:
@@ -132,14 +218,48 @@ def prepare(model: OneLLM, prompts: Sequence[Any], media: Sequence[Any]) -> Spli
         prompts: texts, or conversations as tuples of turns.
         media: for each prompt its (modality, source) pairs.
     """
-    named = [[(name, load_signal(model, name, source)) for name, source in m] for m in media]
-    with torch.inference_mode():
-        soft = model.soften(named)
-    pairs = [
-        [(name, tokens) for (name, _), tokens in zip(n, s, strict=True)]
-        for n, s in zip(named, soft, strict=True)
-    ]
-    return splice_prompts(model, prompts, pairs)
+    return splice_prompts(model, prompts, soft_tokens(model, media))
+
+
+@torch.inference_mode()
+def soft_tokens(model: OneLLM, media: Sequence[Any]) -> list[Soft]:
+    """Soft tokens of media, each different one read and encoded once.
+
+    What was encoded before is taken from ``model.encoded`` while the model is in evaluation mode.
+
+    Args:
+        model: the model.
+        media: for each prompt its (modality, source) pairs.
+
+    Returns:
+        (modality, soft tokens (Q, D)) pairs in the same arrangement.
+    """
+    files: dict[tuple[str, str], Tensor] = {}
+    signals: dict[bytes, tuple[str, Tensor]] = {}
+    keys: list[list[bytes]] = [[] for _ in media]
+    for row, items in zip(keys, media, strict=True):
+        for name, source in items:
+            signal = _load_once(model, name, source, files)
+            row.append(key := content_key(model.modality(name).name, signal))
+            signals[key] = (name, signal)
+    known = {} if model.training else model.encoded.lookup(model, signals)
+    missing = [key for key in signals if key not in known]
+    for key, (soft_QD,) in zip(missing, model.soften([[signals[k]] for k in missing]), strict=True):
+        known[key] = soft_QD
+        if not model.training:
+            model.encoded.keep(key, soft_QD)
+    return [[(signals[key][0], known[key]) for key in row] for row in keys]
+
+
+def _load_once(
+    model: OneLLM, name: str, source: Any, files: dict[tuple[str, str], Tensor]
+) -> Tensor:
+    """A signal; a file that several prompts of a batch are about is read once."""
+    if not isinstance(source, str | Path):
+        return load_signal(model, name, source)
+    if (place := (name, str(source))) not in files:
+        files[place] = load_signal(model, name, source)
+    return files[place]
 
 
 @torch.inference_mode()
@@ -179,110 +299,14 @@ def load_signal(model: OneLLM, name: str, source: Any) -> Tensor:
     return modality.load(source)
 
 
-@torch.inference_mode()
-def decode(
-    model: OneLLM,
-    spliced: Spliced,
-    choose: Callable[[Tensor], Tensor],
-    *,
-    legacy_decode_offset: bool = False,
-) -> Iterator[Tensor]:
-    """Yield the next token of every sample, (B,) int64, for as long as the caller asks.
-
-    Args:
-        model: the model.
-        spliced: prompts padded on the left.
-        choose: logits (B, V) → tokens (B,).
-        legacy_decode_offset: see :class:`Decoding`.
-    """
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    mask, position_B1 = spliced.attention_mask, spliced.position_ids[:, -1:]
-    out = model.llm(
-        inputs_embeds=spliced.embeds,
-        attention_mask=mask,
-        position_ids=spliced.position_ids,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    if legacy_decode_offset:
-        lost = 2 * (int(spliced.item.max()) + 1)
-        cache.crop(-lost)
-        mask, position_B1 = mask[:, : mask.shape[1] - lost], position_B1 - lost
-    while True:
-        tokens_B = choose(out.logits[:, -1])
-        yield tokens_B
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position_B1 = position_B1 + 1
-        out = model.llm(
-            input_ids=tokens_B[:, None],
-            attention_mask=mask,
-            position_ids=position_B1,
-            past_key_values=cache,
-            use_cache=True,
-        )
-
-
-def chooser(settings: Decoding, batch: int) -> Callable[[Tensor], Tensor]:
+def chooser(settings: Decoding, batch: int) -> Chooser:
     """Greedy choice, or sampling in which every sample has a random stream of its own.
 
     Args:
         settings: temperature, top_p and seed.
         batch: B.
     """
-    if settings.temperature <= 0:
-        return lambda logits_BV: logits_BV.argmax(-1)
-    streams = [torch.Generator().manual_seed(settings.seed * 1_000_003 + b) for b in range(batch)]
-
-    def sample(logits_BV: Tensor) -> Tensor:
-        chance_BV = (logits_BV.float() / settings.temperature).softmax(-1).cpu()
-        order_BV = chance_BV.argsort(-1, descending=True)
-        sorted_BV = chance_BV.gather(-1, order_BV)
-        before_BV = sorted_BV.cumsum(-1) - sorted_BV
-        sorted_BV = sorted_BV.masked_fill(before_BV > settings.top_p, 0.0)
-        picks = [
-            order_BV[b, torch.multinomial(sorted_BV[b], 1, generator=stream)]
-            for b, stream in enumerate(streams)
-        ]
-        return torch.cat(picks).to(logits_BV.device)
-
-    return sample
-
-
-class _Writer:
-    """Collects one sample's tokens and knows when its answer has ended."""
-
-    def __init__(self, text: TextTokenizer, stops: tuple[str, ...], limit: int) -> None:
-        self.text, self.stops, self.limit = text, stops, limit
-        self.ids: list[int] = []
-        self.done = False
-        self._longest = max((len(s) for s in stops), default=0)
-
-    def add(self, token: int) -> None:
-        """Take one token; tokens behind the end are ignored."""
-        if self.done:
-            return
-        if token == self.text.eos_id:
-            self.done = True
-            return
-        self.ids.append(token)
-        self.done = len(self.ids) >= self.limit
-        # A stop string ends within the last few tokens, so only their text is looked at.
-        tail = self.text.decode(self.ids[-(self._longest + 4) :]) if self.stops else ""
-        if any(stop in tail for stop in self.stops):
-            self.done = True
-
-    def final(self) -> str:
-        """The answer, cut at the first stop string."""
-        said = self.text.decode(self.ids)
-        cuts = [at for stop in self.stops if (at := said.find(stop)) >= 0]
-        return said[: min(cuts)].strip() if cuts else said.strip()
-
-    def safe(self) -> str:
-        """As much of the answer as no further token can take back."""
-        said = self.text.decode(self.ids).lstrip()
-        while said.endswith("\ufffd"):  # a character whose bytes have not all come
-            said = said[:-1]
-        return said[: max(0, len(said) - self._longest)].rstrip() if self.stops else said.rstrip()
+    if settings.temperature == 0:
+        return greedy
+    streams = random_streams(settings.seed, batch)
+    return nucleus(settings.temperature, settings.top_p, streams)

@@ -1,4 +1,4 @@
-"""Getting a causal language model, from Hugging Face, from a GGUF file or from bare sizes.
+"""Getting a causal language model: from Hugging Face, GGUF, Meta's own files or bare sizes.
 
 The LLM is never forked: whatever ``transformers`` returns is used through its public face.
 """
@@ -21,12 +21,17 @@ def load_llm(
     """Load any Hugging Face causal LM and its tokenizer.
 
     Args:
-        source: a hub id, a folder, or a ``.gguf`` file.
+        source: a hub id, a folder, a ``.gguf`` file, or a folder of Meta's ``consolidated.*.pth``
+            with ``params.json`` and ``tokenizer.model``.
         dtype: parameter type; bfloat16 matrix-vector products are slow on many CPUs.
 
     Raises:
         CheckpointError: it cannot be loaded; the message carries the reason.
     """
+    if is_meta_folder(source):
+        from onellm.meta_llama import load_meta_llama
+
+        return load_meta_llama(source, dtype=dtype)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place, options = str(source), {}
@@ -41,8 +46,23 @@ def load_llm(
     return llm, HFText(tokenizer)
 
 
+def is_meta_folder(source: str | Path) -> bool:
+    """Whether it is a folder of Meta's checkpoint files rather than of Hugging Face's."""
+    folder = Path(source)
+    return any(folder.glob("consolidated.*.pth")) and not (folder / "config.json").is_file()
+
+
 def build_llama(
-    *, vocab: int, width: int, layers: int, heads: int, hidden: int, eps: float = 1e-5
+    *,
+    vocab: int,
+    width: int,
+    layers: int,
+    heads: int,
+    hidden: int,
+    eps: float = 1e-5,
+    kv_heads: int | None = None,
+    rope_theta: float = 10000.0,
+    positions: int = 2048,
 ) -> nn.Module:
     """Build a LLaMA with random weights.
 
@@ -53,6 +73,9 @@ def build_llama(
         heads: attention heads per block.
         hidden: feed-forward width.
         eps: of the RMSNorms.
+        kv_heads: heads of keys and values; as many as of queries if left out.
+        rope_theta: base of the rotary frequencies.
+        positions: longest sequence.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -62,10 +85,11 @@ def build_llama(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            num_key_value_heads=heads,
+            num_key_value_heads=kv_heads or heads,
             intermediate_size=hidden,
             rms_norm_eps=eps,
-            max_position_embeddings=2048,
+            max_position_embeddings=positions,
+            rope_theta=rope_theta,
             tie_word_embeddings=False,
         )
     )

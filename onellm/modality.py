@@ -5,7 +5,7 @@ Shape legend: B batch, L tokens, D width of the encoder, T frames, ``…`` the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -17,6 +17,12 @@ from onellm.source import Blob, Source, source_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def is_there(record: Mapping[str, Any], field: str) -> bool:
+    """Whether a record has something in a field."""
+    value = record.get(field)
+    return value is not None and not (isinstance(value, str) and not value)
 
 
 class Modality(BaseModel):
@@ -38,6 +44,8 @@ class Modality(BaseModel):
             multiplies each frame by a trained vector of its own first, so that "coming closer"
             and "moving away" differ. Without a frame axis it does nothing.
         max_megabytes: larger files are refused (10^6 bytes).
+        record_fields: fields of a JSON, CSV or Parquet record that hold a file of this modality;
+            its name, and its name with ``_path``, if left empty.
         published_name: the name in the published checkpoints.
         published_keys: published key → parameter name inside this modality's tokenizer.
         published_options: options the published weights were trained with, where they differ
@@ -51,6 +59,7 @@ class Modality(BaseModel):
     caption_prompt: ClassVar[str]
     positions: ClassVar[Literal["own", "shared"]] = "own"
     frame_axis: ClassVar[bool] = False
+    record_fields: ClassVar[tuple[str, ...]] = ()
     published_name: ClassVar[str] = ""
     published_keys: ClassVar[Mapping[str, str]] = {}
     published_options: ClassVar[Mapping[str, Any]] = {}
@@ -110,6 +119,41 @@ class Modality(BaseModel):
                 found=", ".join(sorted(files)) or "nothing",
             )
         return Blob(f"{key}.{known[0]}", files[known[0]])
+
+    def claims(self, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """The fields of a record that make one source of this modality, the file's first.
+
+        Args:
+            record: field → value, as a data set has it.
+
+        Returns:
+            field names; () where the record holds none of this modality.
+        """
+        known = self.record_fields or (self.name, f"{self.name}_path")
+        return next(((field,) for field in known if is_there(record, field)), ())
+
+    def from_record(
+        self,
+        record: Mapping[str, Any],
+        fields: tuple[str, ...],
+        locate: Callable[[Any], Source],
+    ) -> Source:
+        """Make this modality's source of a record.
+
+        Args:
+            record: field → value.
+            fields: what :meth:`claims` named; or the one field that a data set declares.
+            locate: turns a field's value into a file, bytes in memory or an array.
+        """
+        return locate(record[fields[0]])
+
+    def excerpt(self, source: Source) -> Source:
+        """The part of a source that :meth:`read` looks at, for copies of a data set.
+
+        Args:
+            source: any source; what has no parts comes back as it is.
+        """
+        return source
 
     # -- final ----------------------------------------------------------------------------
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from onellm.config import StrictModel
+from onellm.encoded import EncodedMedia
 from onellm.encoder import Encoder, EncoderConfig
 from onellm.errors import ConfigError
 from onellm.modality import Modality
@@ -24,8 +25,12 @@ from onellm.projection.upm import UPM, UPMConfig
 from onellm.prompts import get_format
 from onellm.registry import get_modality, modality_classes
 from onellm.sequence import TokenSeq
+from onellm.slots import real_parameters
 from onellm.splice import Insertion, Spliced, splice
 from onellm.text import TextTokenizer
+
+if TYPE_CHECKING:
+    from onellm.kvcache import KVPrefix
 
 Media = Sequence[tuple[str, Any]]
 
@@ -58,6 +63,10 @@ class OneLLM(nn.Module):
         llm: any Hugging Face causal LM.
         text: its tokenizer; needed for :meth:`generate` and :meth:`stream` only.
 
+    Attributes:
+        encoded: soft tokens of the media that were asked about last, found again by content in
+            evaluation mode; ``model.encoded.max_bytes = 0`` keeps none.
+
     Example:
         >>> model = OneLLM.from_pretrained("my-model")
         >>> model.generate("What do you hear?", media=[("audio", "dog.wav")])
@@ -69,6 +78,9 @@ class OneLLM(nn.Module):
         super().__init__()
         get_format(config.prompt_format)
         self.text = text
+        # One entry per finished stage: its name and the parameters that it trained.
+        self.history: list[dict[str, Any]] = []
+        self.encoded = EncodedMedia()
         self.modalities: dict[str, Modality] = {
             (modality := get_modality(name, **options)).name: modality
             for name, options in config.modalities.items()
@@ -89,7 +101,8 @@ class OneLLM(nn.Module):
         self.projector = UPM(config.projector, self.modalities, width, llm_width)
         # Published tags start uniform in [0, 1), some 25 times the size of the LLM's embeddings
         # (spec §1.2); ours start at that size.
-        scale = float(table_VD.detach().float().std()) if table_VD.numel() else 0.02
+        known = table_VD.numel() and not table_VD.is_meta
+        scale = float(table_VD.detach().float().std()) if known else 0.02
         self.tags: Any = nn.ModuleDict(
             {
                 side: nn.ParameterDict(
@@ -101,12 +114,16 @@ class OneLLM(nn.Module):
 
     def _add_tokenizer(self, name: str, modality: Modality, width: int) -> None:
         """Build a modality's tokenizer and count its tokens by running it on an empty signal."""
-        built = modality.build_tokenizer(width)
-        if built is not None:
-            self.tokenizers[name] = built
+        with real_parameters():  # it runs right now; few would without weights
+            built = modality.build_tokenizer(width)
         example = modality.example()
         with torch.no_grad():
-            tokens = self._tokenizer(name)(example if modality.frame_axis else example[None])
+            x = example if modality.frame_axis else example[None]
+            if built is not None:
+                tokens = built(x)
+                self.tokenizers[name] = built
+            else:
+                tokens = self.encoder.patch_tokenizer(x.to(self.encoder.visual.conv1.weight.device))
         if modality.frame_axis and modality.frame_reduce == "gated":
             # Noise tells the frames apart; around 1 the reduction starts near the plain mean.
             self.frames[name] = nn.Parameter(1 + torch.randn(len(example), width))
@@ -216,6 +233,21 @@ class OneLLM(nn.Module):
         """
         return self.project(self.features(modality, x))
 
+    @torch.no_grad()
+    def embed(self, modality: str, x: Tensor, *, normalize: bool = True) -> Tensor:
+        """Signals → one vector each in the LLM's space, for retrieval: the mean of the soft tokens.
+
+        Args:
+            modality: registered or published name.
+            x: (B, …), a batch of signals.
+            normalize: divide each vector by its length, so that dot products are cosines.
+
+        Returns:
+            (B, D_llm) float32.
+        """
+        vector_BD = self.encode(modality, x).float().mean(1)
+        return nn.functional.normalize(vector_BD, dim=-1) if normalize else vector_BD
+
     def soften(self, media: Sequence[Sequence[tuple[str, Tensor]]]) -> list[list[Tensor]]:
         """Encode the media of many samples, one pass per modality and shape.
 
@@ -248,6 +280,7 @@ class OneLLM(nn.Module):
         labels: Sequence[Tensor] | None,
         soft: Sequence[Sequence[tuple[str, Tensor]]],
         side: Literal["left", "right"] = "right",
+        pack: bool = False,
     ) -> Spliced:
         """Splice soft tokens behind BOS, in the order given (spec §1.6).
 
@@ -256,6 +289,7 @@ class OneLLM(nn.Module):
             labels: labels of each text, or None.
             soft: for each sample its (modality, (Q, D_llm)) pairs.
             side: padding side.
+            pack: all samples in one row, without padding.
         """
         device = self.device
         return splice(
@@ -264,6 +298,7 @@ class OneLLM(nn.Module):
             None if labels is None else [i.to(device) for i in labels],
             [[Insertion(1, self.tagged(m, s)) for m, s in items] for items in soft],
             side=side,
+            pack=pack,
         )
 
     # -- language -------------------------------------------------------------------------
@@ -312,10 +347,13 @@ class OneLLM(nn.Module):
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         stop: Sequence[str] = (),
+        beams: int = 1,
+        compile: bool = False,
+        prefix: KVPrefix | None = None,
     ) -> Any:
-        """Answer one prompt, or a batch of them.
+        """Answer one prompt, or a batch of them, which gives the same answers.
 
         Args:
             prompt: a text; a conversation as a tuple of (role, text) turns; or a list of either.
@@ -325,28 +363,50 @@ class OneLLM(nn.Module):
             max_new_tokens: at most this many tokens; EOS and stop strings end earlier.
             temperature: 0 is greedy.
             top_p: keep the smallest set of tokens with this much probability.
-            seed: of the sampling; each sample of a batch has its own stream.
+            seed: of the sampling. One number gives each sample of a batch a stream of its own; a
+                list gives each the answer that it gets alone under its number.
             stop: further strings that end an answer.
+            beams: follow this many answers at a time and give the likeliest; 1 is greedy.
+            compile: run the step through ``torch.compile`` with a static cache: for GPUs, where
+                the first answer takes a minute and the others are faster.
+            prefix: of earlier turns of the same conversation, not run again; kept up to date.
 
         Returns:
             the answer, or a list of answers.
+
+        Raises:
+            BadInput: a medium cannot be read.
+            ConfigError: settings that do not go together, or a prompt beyond the LLM's context.
         """
         from onellm.generation import Decoding, answer
 
-        settings = Decoding(max_new_tokens, temperature, top_p, seed, tuple(stop))
-        return answer(self, prompt, media, settings)
+        settings = Decoding(
+            max_new_tokens, temperature, top_p, seed, tuple(stop), beams=beams, compile=compile
+        )
+        return answer(self, prompt, media, settings, prefix)
 
-    def stream(self, prompt: Any, media: Any = (), **settings: Any) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: Any,
+        media: Any = (),
+        *,
+        prefix: KVPrefix | None = None,
+        stop: Sequence[str] = (),
+        **settings: Any,
+    ) -> Iterator[str]:
         """Answer one prompt piece by piece; the pieces joined are :meth:`generate`'s answer.
 
         Args:
             prompt: a text, or a conversation as a tuple of turns.
             media: (modality, source) pairs.
+            prefix: of earlier turns of the same conversation, not run again; kept up to date.
+            stop: further strings that end an answer.
             **settings: as for :meth:`generate`.
         """
         from onellm.generation import Decoding, answer_in_pieces
 
-        return answer_in_pieces(self, prompt, media, Decoding(**settings))
+        decoding = Decoding(stop=tuple(stop), **settings)
+        return answer_in_pieces(self, prompt, media, decoding, prefix)
 
     # -- weights --------------------------------------------------------------------------
 
@@ -368,35 +428,67 @@ class OneLLM(nn.Module):
     def from_official(
         cls,
         checkpoint: str | Path | Mapping[str, Tensor],
-        params: Mapping[str, Any],
+        params: Mapping[str, Any] | None = None,
         clip: Mapping[str, Any] | None = None,
         text: TextTokenizer | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        prompt_format: str = "published",
     ) -> OneLLM:
         """Load published weights; see :func:`onellm.official.load_official`."""
         from onellm.official import load_official
 
-        return load_official(checkpoint, params, clip or {}, text)
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "prompt_format": prompt_format}
+        return load_official(checkpoint, params, clip, text, **options)
+
+    @classmethod
+    def from_parts(
+        cls, llm: str | Path, encoder: str = "ViT-L-14/openai", **options: Any
+    ) -> OneLLM:
+        """An untrained model around an LLM and a vision tower; see :func:`onellm.parts.assemble`.
+
+        Example:
+            >>> model = OneLLM.from_parts("HuggingFaceTB/SmolLM2-135M-Instruct", "ViT-B-16/openai")
+        """
+        from onellm.parts import assemble
+
+        return assemble(llm, encoder, **options)
 
     @classmethod
     def from_pretrained(
         cls,
         path_or_hub_id: str | Path,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> OneLLM:
         """Load a saved model; see :func:`onellm.checkpoint.load_pretrained`."""
         from onellm.checkpoint import load_pretrained
 
         return load_pretrained(path_or_hub_id, device=device, dtype=dtype)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Write config, weights and tokenizer; see :func:`onellm.checkpoint.save_pretrained`."""
         from onellm.checkpoint import save_pretrained
 
-        save_pretrained(self, folder)
+        save_pretrained(self, folder, **options)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> None:
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub."""
+    def push_to_hub(self, repo_id: str, *, private: bool = False, **options: Any) -> None:
+        """Upload what :meth:`save_pretrained` writes; see :func:`onellm.checkpoint.push_to_hub`."""
         from onellm.checkpoint import push_to_hub
 
-        push_to_hub(self, repo_id, private=private)
+        push_to_hub(self, repo_id, private=private, **options)
+
+    def save_additions(
+        self, folder: str | Path, modalities: Iterable[str] = (), *, lora: bool = False
+    ) -> None:
+        """Write modalities or a LoRA alone; see :func:`onellm.additions.save_additions`."""
+        from onellm.additions import save_additions
+
+        save_additions(self, folder, modalities, lora=lora)
+
+    def with_additions(self, folder: str | Path, *, strict: bool = True) -> OneLLM:
+        """This model and saved additions; see :func:`onellm.additions.load_additions`."""
+        from onellm.additions import load_additions
+
+        return load_additions(self, folder, strict=strict)

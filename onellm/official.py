@@ -1,14 +1,14 @@
-"""Published checkpoints → our model, strictly (key table: spec §2.2).
+"""Published checkpoints → our model, strictly.
 
-Where a key stands for something that the published forward never reads (CLIP's text tower), it is
-dropped by name; any other key must have its place, and every place its key.
+What a checkpoint does not record (its sizes beside the weights, the number of heads) comes from
+``params.json`` and from the constants of the published code; everything else is read off the
+weights' shapes.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,267 +22,191 @@ from onellm.llm import build_llama
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.experts import hidden_width
 from onellm.projection.upm import UPMConfig
+from onellm.published_files import PREFIX, TEXT_MODEL, PublishedFiles
+from onellm.published_keys import Place, PublishedAsOurs, compare, places
 from onellm.registry import modality_classes
-from onellm.text import TextTokenizer
+from onellm.slots import Slots, StateDict, Weights, empty_parameters, fill
+from onellm.text import SentencePieceText, TextTokenizer
 
-PREFIX = "llma."
 UPM_HEADS = 16  # not recorded in any shape; the published code has it as a literal (spec §1.5)
-
-# The text tower that CLIP left in the state dict (spec §2.2), and LLaMA's recomputable table.
-DROPPED = frozenset(
-    f"clip.{name}"
-    for name in (
-        "positional_embedding",
-        "text_projection",
-        "logit_scale",
-        "token_embedding.weight",
-        "ln_final.weight",
-        "ln_final.bias",
-    )
-) | {"rope.freqs"}
-
-_LLM_PARTS = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one published tensor goes.
-
-    Args:
-        official: the published key, without prefix.
-        ours: the key in our state dict.
-        expert: index on our leading expert axis, or None.
-        rotary: True where rows must change from interleaved to half-split rotary order.
-    """
-
-    official: str
-    ours: str
-    expert: int | None = None
-    rotary: bool = False
-
-
-def places(model: OneLLM) -> Iterator[Place]:
-    """The key table of a model: every published key it needs, and where it goes."""
-    yield Place("tok_embeddings.weight", "llm.model.embed_tokens.weight")
-    yield Place("norm.weight", "llm.model.norm.weight")
-    yield Place("output.weight", "llm.lm_head.weight")
-    for i in range(model.llm.config.num_hidden_layers):
-        for theirs, ours in _LLM_PARTS.items():
-            rotary = theirs in ("attention.wq", "attention.wk")
-            yield Place(
-                f"layers.{i}.{theirs}.weight", f"llm.model.layers.{i}.{ours}.weight", rotary=rotary
-            )
-    for name, _ in model.encoder.visual.named_parameters():
-        yield Place(f"clip.visual.{name}", f"encoder.visual.{name}")
-    for j, block in enumerate(model.projector.experts):
-        for name, _ in block.named_parameters():
-            part = name if name.endswith("_norm") else _expert_part(name)
-            for e in range(model.config.projector.experts):
-                yield Place(
-                    f"resample_layers.{e}.{j}.{part}.weight", f"projector.experts.{j}.{name}", e
-                )
-    for modality in model.modalities.values():
-        yield from _modality_places(model, modality.name, modality.published_name)
-
-
-def _expert_part(name: str) -> str:
-    return f"feed_forward.{name}" if name in ("w1", "w2", "w3") else f"attention.{name}"
-
-
-def _modality_places(model: OneLLM, name: str, theirs: str) -> Iterator[Place]:
-    for key, ours in model.modalities[name].published_keys.items():
-        yield Place(key, f"tokenizers.{name}.{ours}")
-    if name in model.positions:
-        yield Place(f"positional_embedding.{theirs}", f"positions.{name}")
-    yield Place(f"resample_tokens.{theirs}", f"projector.queries.{name}")
-    for side in ("start", "end"):
-        yield Place(f"{side}_tag.{theirs}", f"tags.{side}.{name}")
-    for kind in ("weight", "bias"):
-        for part, ours in (("clip_proj1", "proj_in"), ("clip_proj2", "proj_out")):
-            for index in (0, 1):
-                yield Place(
-                    f"{part}.{theirs}.{index}.{kind}", f"projector.{ours}.{name}.{index}.{kind}"
-                )
-        for layer in ("fc1", "fc2"):
-            yield Place(
-                f"routers.{theirs}.{layer}.{kind}", f"projector.routers.{name}.{layer}.{kind}"
-            )
+CLIP_HEAD_WIDTH = 64  # of every tower of CLIP's, where the number of heads is not given
 
 
 def load_official(
     checkpoint: str | Path | Mapping[str, Tensor],
-    params: Mapping[str, Any],
-    clip: Mapping[str, Any],
+    params: Mapping[str, Any] | None = None,
+    clip: Mapping[str, Any] | None = None,
     text: TextTokenizer | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    prompt_format: str = "published",
+    advance: Callable[[int], Any] | None = None,
 ) -> OneLLM:
     """Build the published model from its weights.
 
+    No more than the model itself and half a gigabyte is in memory at any time.
+
     Args:
-        checkpoint: a state dict with the published keys (with or without ``llma.``), a ``.pth``
-            file, or a folder of ``.pth`` parts with disjoint keys.
+        checkpoint: a ``.pth`` file; a folder of ``.sN.pth`` parts, of model-parallel shards, or of
+            both; or a state dict with the published keys (with or without ``llma.``).
         params: as in ``params.json``: ``dim``, ``n_layers``, ``n_heads``, ``multiple_of``,
-            ``norm_eps``.
+            ``norm_eps``; left out, that file is read from beside the weights.
         clip: settings of the vision tower (``width``, ``layers``, ``heads``, ``patch_size``,
-            ``image_size``); what is left out is ViT-L/14's.
-        text: the LLM's tokenizer.
+            ``image_size``); what is left out is read off the weights, with heads of 64.
+        text: the LLM's tokenizer; left out, ``tokenizer.model`` from beside the weights, if any.
+        dtype: parameter type; left out, that of the checkpoint's word embeddings.
+        device: where the model goes, weight by weight.
+        prompt_format: ``"legacy"`` asks as the published demo does, without the space behind
+            ``###`` that the weights were trained with.
+        advance: called with the number of weights just placed.
 
     Raises:
         CheckpointError: names every missing, unexpected and wrongly shaped key. A modality none
             of whose keys is there is left out of the model.
+        ConfigError: ``params`` or ``clip`` lacks a setting, or has an unknown one.
     """
-    state = _read(checkpoint)
-    model = _build(state, dict(params), dict(clip), text)
-    table = list(places(model))
-    own = model.state_dict()
-    _compare(table, state, own)
-    with torch.no_grad():
-        for place in table:
-            target = own[place.ours]
-            target = target if place.expert is None else target[place.expert]
-            value = state[place.official]
-            if place.rotary:
-                value = half_split(value, params["n_heads"])
-            target.copy_(value.reshape(target.shape))
-    return model.eval()
+    weights, params, text, name = open_official(checkpoint, params, text)
+    model = build_empty(weights, params, clip or {}, text, prompt_format)
+    slots = Slots(model)
+    table = published_table(model, weights)
+    compare(table, weights, slots.shapes, f"{name} does not fit the published model")
+    dtype = dtype or weights.dtypes["tok_embeddings.weight"]
+    ours = PublishedAsOurs(table, weights, slots.shapes)
+    fill(slots, ours, device=device, dtype=dtype, advance=advance)
+    model.llm.config.dtype = dtype
+    return model.to(device).eval()
 
 
-def half_split(weight: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of a query or key projection per head: interleaved → half-split rotary.
+def open_official(
+    checkpoint: str | Path | Mapping[str, Tensor],
+    params: Mapping[str, Any] | None = None,
+    text: TextTokenizer | None = None,
+) -> tuple[Weights, dict[str, Any], TextTokenizer | None, str]:
+    """Find a checkpoint's weights, sizes and tokenizer, without reading the weights.
 
     Args:
-        weight: (D, D), rows 2k and 2k + 1 of a head form a rotary pair.
-        heads: number of heads.
+        checkpoint: as for :func:`load_official`.
+        params: as for :func:`load_official`.
+        text: as for :func:`load_official`.
 
     Returns:
-        the same rows in the order in which Hugging Face's LLaMA pairs row k with k + K/2.
+        weights, sizes, tokenizer, and what to call the checkpoint in messages.
     """
-    rows, inner = weight.shape
-    pairs = weight.reshape(heads, rows // heads // 2, 2, inner)
-    return pairs.transpose(1, 2).reshape(rows, inner)
-
-
-def _read(checkpoint: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
     if isinstance(checkpoint, Mapping):
-        parts = [dict(checkpoint)]
-    else:
-        path = Path(checkpoint)
-        files = sorted(path.glob("*.pth")) if path.is_dir() else [path]
-        if not files or not files[0].is_file():
-            raise CheckpointError(f"{path}: expected a .pth file or a folder of them; found none")
-        parts = [_load(f) for f in files]
-    state: dict[str, Tensor] = {}
-    for part in parts:
-        for key, value in part.items():
-            name = key.removeprefix(PREFIX)
-            if name in state:
-                raise CheckpointError(
-                    f"{key} stands in several files: model-parallel shards must be merged first"
-                )
-            state[name] = value
-    return state
+        if params is None:
+            raise ConfigError("params: a state dict in memory comes without sizes; pass params=…")
+        state = {key.removeprefix(PREFIX): tensor for key, tensor in checkpoint.items()}
+        return StateDict(state), dict(params), text, "the state dict"
+    files = PublishedFiles(checkpoint)
+    if text is None and (files.folder / TEXT_MODEL).is_file():
+        text = SentencePieceText(files.folder / TEXT_MODEL)
+    sizes = files.params() if params is None else dict(params)
+    return files, sizes, text, str(checkpoint)
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    """One ``.pth`` file, unpickled as tensors and plain data only."""
-    try:
-        part = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file}: expected weights saved by torch; found {said}") from error
-    if not isinstance(part, dict):
-        kind = type(part).__name__
-        raise CheckpointError(f"{file}: expected a state dict; found {kind}")
-    return part
-
-
-def _build(
-    state: Mapping[str, Tensor],
-    params: dict[str, Any],
-    clip: dict[str, Any],
-    text: TextTokenizer | None,
+def build_empty(
+    weights: Weights,
+    params: Mapping[str, Any],
+    clip: Mapping[str, Any],
+    text: TextTokenizer | None = None,
+    prompt_format: str = "published",
 ) -> OneLLM:
-    """An empty model of the sizes that the weights have."""
-    absent = [k for k in ("tok_embeddings.weight", "clip.visual.proj") if k not in state]
+    """A model of the sizes that the weights have, its parameters on the meta device.
+
+    Args:
+        weights: published ones; only their names and shapes are read.
+        params: as in ``params.json``.
+        clip: settings of the vision tower.
+        text: the LLM's tokenizer.
+        prompt_format: how it is asked.
+    """
+    shapes = weights.shapes
+    absent = [k for k in ("tok_embeddings.weight", "clip.visual.proj") if k not in shapes]
     if absent:
         raise CheckpointError(f"no published OneLLM weights: missing {', '.join(absent)}")
     wanted = ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
     lacking = [key for key in wanted if key not in params]
     if lacking:
         raise ConfigError(f"params: missing {', '.join(lacking)}")
-    dim, multiple_of = params["dim"], params["multiple_of"]
-    width = {"output_dim": state["clip.visual.proj"].shape[1]}
-    encoder = parse(EncoderConfig, {**clip, **width}, where="clip")
-    indices = [k.split(".")[1:3] for k in state if k.startswith("resample_layers.")]
     modalities = {
         cls.name: dict(cls.published_options)
         for cls in modality_classes().values()
-        if cls.published_name and _is_present(cls.published_name, cls.published_keys, state)
+        if cls.published_name and _is_present(cls.published_name, cls.published_keys, shapes)
     }
-    if not indices or not modalities:
+    if not modalities or not any(key.startswith("resample_layers.") for key in shapes):
         raise CheckpointError("no published OneLLM weights: no experts or no modality found")
-    tokens = next(v for k, v in state.items() if k.startswith("resample_tokens."))
-    projector = UPMConfig(
-        width=tokens.shape[-1],
-        queries=tokens.shape[-2],
-        experts=1 + max(int(e) for e, _ in indices),
-        depth=1 + max(int(j) for _, j in indices),
+    config = OneLLMConfig(
+        encoder=_encoder(shapes, clip),
+        projector=_projector(shapes, params["multiple_of"]),
+        modalities=modalities,
+        prompt_format=prompt_format,
+    )
+    with empty_parameters():
+        llm = build_llama(
+            vocab=shapes["tok_embeddings.weight"][0],
+            width=params["dim"],
+            layers=params["n_layers"],
+            heads=params["n_heads"],
+            hidden=hidden_width(params["dim"], params["multiple_of"]),
+            eps=params["norm_eps"],
+        )
+        return OneLLM(config, llm, text)
+
+
+def _encoder(shapes: Mapping[str, torch.Size], clip: Mapping[str, Any]) -> EncoderConfig:
+    """The vision tower's sizes: as given, else read off the weights."""
+    found: dict[str, Any] = {"output_dim": shapes["clip.visual.proj"][1]}
+    conv, table = (shapes.get(f"clip.visual.{k}") for k in ("conv1.weight", "positional_embedding"))
+    if conv is not None and table is not None:
+        patch = conv[-1]
+        found |= {"width": conv[0], "heads": max(1, conv[0] // CLIP_HEAD_WIDTH)}
+        found |= {"patch_size": patch, "image_size": patch * math.isqrt(table[0] - 1)}
+    blocks = {k.split(".")[4] for k in shapes if k.startswith("clip.visual.transformer.resblocks.")}
+    if blocks:
+        found["layers"] = len(blocks)
+    return parse(EncoderConfig, {**found, **clip}, where="clip")
+
+
+def _projector(shapes: Mapping[str, torch.Size], multiple_of: int) -> UPMConfig:
+    """The projector's sizes, read off the weights."""
+    blocks = [k.split(".") for k in shapes if k.startswith("resample_layers.")]
+    gates = [s[0] for k, s in shapes.items() if k.startswith("routers.") and "fc2" in k]
+    numbers = [int(parts[1]) for parts in blocks if parts[1].isdigit()]
+    tokens = next((s for k, s in shapes.items() if k.startswith("resample_tokens.")), None)
+    if tokens is None:
+        raise CheckpointError("no published OneLLM weights: missing resample_tokens")
+    default = UPMConfig()
+    return UPMConfig(
+        width=tokens[-1],
+        queries=tokens[-2],
+        experts=1 + max(numbers) if numbers else max(gates, default=default.experts),
+        depth=1 + max(int(parts[2]) for parts in blocks),
         heads=UPM_HEADS,
         multiple_of=multiple_of,
     )
-    llm = build_llama(
-        vocab=state["tok_embeddings.weight"].shape[0],
-        width=dim,
-        layers=params["n_layers"],
-        heads=params["n_heads"],
-        hidden=hidden_width(dim, multiple_of),
-        eps=params["norm_eps"],
-    )
-    config = OneLLMConfig(
-        encoder=encoder, projector=projector, modalities=modalities, prompt_format="published"
-    )
-    return OneLLM(config, llm, text)
 
 
-def _is_present(theirs: str, keys: Mapping[str, str], state: Mapping[str, Tensor]) -> bool:
+def _is_present(theirs: str, keys: Mapping[str, str], shapes: Mapping[str, Any]) -> bool:
     """Whether any key of a modality is in the file; one with only some is an error later."""
     parts = {"positional_embedding", "resample_tokens", "clip_proj1", "clip_proj2"}
     parts |= {"routers", "start_tag", "end_tag"}
-    named = any(k.split(".")[0] in parts and k.split(".")[1] == theirs for k in state if "." in k)
-    return named or any(key in state for key in keys)
+    named = any(k.split(".")[0] in parts and k.split(".")[1] == theirs for k in shapes if "." in k)
+    return named or any(key in shapes for key in keys)
 
 
-def _compare(table: list[Place], state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise one error that lists every difference."""
-    known = {place.official for place in table}
-    missing = sorted(known - state.keys())
-    unexpected = sorted(state.keys() - known - DROPPED)
-    shapes = []
-    for place in table:
-        if place.official in missing:
-            continue
-        target = own[place.ours]
-        want = target.shape if place.expert is None else target.shape[1:]
-        got = state[place.official].shape
-        if [n for n in got if n != 1] != [n for n in want if n != 1]:
-            shapes.append(f"{place.official}: expected {tuple(want)}, found {tuple(got)}")
-    faults = [
-        f"{len(names)} {what}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("wrong shape", shapes),
-        )
-        if names
-    ]
-    if faults:
-        raise CheckpointError("published weights do not fit the model: " + "; ".join(faults))
+def published_table(model: OneLLM, weights: Weights) -> list[Place]:
+    """The key table of a model for a checkpoint, old or new.
+
+    The oldest files have one projection, under a modality's name, in place of numbered experts:
+    it becomes every expert. With equal experts the router changes nothing, so where such a file
+    has none, ours become zeros, which weigh all experts alike.
+
+    Args:
+        model: may be empty.
+        weights: the checkpoint's.
+    """
+    inner = {k.split(".")[1] for k in weights.shapes if k.startswith("resample_layers.")}
+    single = "" if any(part.isdigit() for part in inner) else min(inner)
+    routers = not single or any(key.startswith("routers.") for key in weights.shapes)
+    return list(places(model, single, routers))

@@ -41,6 +41,7 @@ class PromptFormat:
         learn_eos: supervise an end-of-sequence token behind every answer; without it an answer
             ends with the first of ``stop``.
         stop: strings that end an answer.
+        template: the LLM's own chat template is used, and none of the texts above.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PromptFormat:
     supervised_tail: int = 0
     learn_eos: bool = True
     stop: tuple[str, ...] = ()
+    template: bool = False
 
 
 FORMATS = {
@@ -82,6 +84,8 @@ FORMATS = {
             learn_eos=False,
             stop=("###",),
         ),
+        # Whatever the LLM was tuned with, as its tokenizer tells.
+        PromptFormat("chat", learn_eos=False, template=True),
     )
 }
 
@@ -138,7 +142,9 @@ def encode_example(text: TextTokenizer, format_name: str, turns: Turns) -> tuple
     prompt_format = get_format(format_name)
     if [role for role, _ in turns] == ["assistant"]:
         prompt_format = FORMATS["plain"]
-    if prompt_format.learn_eos:
+    if prompt_format.template:
+        ids, learned = _templated(text, turns)
+    elif prompt_format.learn_eos:
         ids, learned = _turn_by_turn(text, prompt_format, turns)
     else:
         ids, learned = _as_one_text(text, prompt_format, turns)
@@ -174,6 +180,53 @@ def _as_one_text(
     return [text.bos_id, *ids, text.eos_id], [False, *learned, False]
 
 
+def _templated(text: TextTokenizer, turns: Turns) -> tuple[list[int], list[bool]]:
+    """In the LLM's own template: answers are learned with the mark that ends their turn."""
+    whole, spans = render_template(text, turns), []
+    for count, (role, _) in enumerate(turns):
+        if role != "assistant":
+            continue
+        before = render_template(text, turns[:count], answer=True)
+        upto = render_template(text, turns[: count + 1])
+        if not (whole.startswith(upto) and upto.startswith(before)):
+            raise ConfigError(
+                "the LLM's chat template rewrites earlier turns, so that answers cannot be found "
+                "in it; train with one turn per sample, or in another prompt format"
+            )
+        spans.append((len(before), len(upto)))
+    ids, offsets = text.encode(whole)
+    learned = [any(a <= begin and end <= b for a, b in spans) for begin, end in offsets]
+    if ids[:1] == [text.bos_id]:
+        return ids, learned
+    return [text.bos_id, *ids], [False, *learned]
+
+
+def render_template(text: TextTokenizer, turns: Turns, *, answer: bool = False) -> str:
+    """Write a conversation in the LLM's own chat template.
+
+    Args:
+        text: the LLM's tokenizer.
+        turns: (role, text) pairs, roles as the template knows them.
+        answer: end with what stands in front of an answer.
+
+    Raises:
+        ConfigError: the tokenizer has no template, or the template refuses the turns.
+    """
+    tokenizer = getattr(text, "hf", None)
+    if not getattr(tokenizer, "chat_template", None):
+        names = ", ".join(name for name, f in FORMATS.items() if not f.template)
+        raise ConfigError(
+            f"the LLM's tokenizer has no chat template; prompt_format can be one of: {names}"
+        )
+    messages = [{"role": role, "content": said} for role, said in turns]
+    try:
+        return tokenizer.apply_chat_template(  # type: ignore[union-attr]
+            messages, tokenize=False, add_generation_prompt=answer
+        )
+    except Exception as error:  # Jinja's own and whatever the template raises
+        raise ConfigError(f"the LLM's chat template refuses these turns: {error}") from error
+
+
 def encode_prompt(text: TextTokenizer, format_name: str, turns: Turns) -> Tensor:
     """Encode a conversation up to where the assistant is to answer.
 
@@ -191,6 +244,9 @@ def encode_prompt(text: TextTokenizer, format_name: str, turns: Turns) -> Tensor
         return torch.tensor([text.bos_id])
     if turns[-1][0] != "user":
         raise ConfigError("the last turn of a prompt must be the user's")
+    if prompt_format.template:
+        ids, _ = text.encode(render_template(text, turns, answer=True))
+        return torch.tensor(ids if ids[:1] == [text.bos_id] else [text.bos_id, *ids])
     if not prompt_format.learn_eos:
         whole, _ = render(turns, prompt_format)
         whole = whole.removesuffix(prompt_format.closing) + prompt_format.assistant

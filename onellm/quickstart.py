@@ -28,7 +28,8 @@ from onellm.progress import Progress, SilentProgress, follow
 from onellm.registry import get_modality
 from onellm.small_llm import small_llm
 from onellm.train.config import TrainConfig
-from onellm.train.launch import load_finished, run_training
+from onellm.train.finish import load_finished
+from onellm.train.launch import run_training
 from onellm.train.metrics import read_metrics
 from onellm.train.trainables import matches
 
@@ -188,7 +189,7 @@ class QuickStart:
 
     def _evaluate(self, model: OneLLM) -> None:
         from onellm.eval.runner import run as ask
-        from onellm.eval.tasks import starter_items
+        from onellm.eval.starter import starter_items
 
         with self._timed("evaluation"):
             prompts = {m: model.modality(m).caption_prompt for m in self.modalities}

@@ -5,14 +5,13 @@ Shape legend: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass
-class TokenSeq:
-    """A batch of token sequences of one modality.
+class TokenSeq(NamedTuple):
+    """A batch of token sequences of one modality; a tuple, so that hooks find its tensors.
 
     Args:
         x_BND: tokens, shape (B, N, D).

@@ -12,6 +12,7 @@ A *source* is one of
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from typing import Any, BinaryIO
 from onellm.errors import BadInput
 
 Source = Any
+
+_STAMPED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,68 @@ def source_name(source: Source) -> str:
     shape = getattr(source, "shape", None)
     kind = type(source).__name__
     return f"<{kind} of shape {tuple(shape)}>" if shape is not None else f"<{kind}>"
+
+
+def file_key(source: Source) -> str:
+    """What tells a source of files from others: paths and facts; "" where data are in memory.
+
+    Example:
+        >>> file_key({"data": "walk.npy", "window_start": 2.0})
+        'walk.npy?window_start=2.0'
+    """
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, Mapping) and "data" in source:
+        facts = "&".join(f"{k}={v}" for k, v in sorted(source.items()) if k != "data")
+        inner = file_key(source["data"])
+        return f"{inner}?{facts}" if inner and facts else inner
+    if isinstance(source, tuple | list):
+        parts = [file_key(part) for part in source]
+        return "+".join(parts) if all(parts) else ""
+    return ""
+
+
+def stamp_of(source: Source) -> str:
+    """A hash by which a source's data are known again, wherever its files lie.
+
+    Of files, the size and the first and last 64 KiB are looked at.
+
+    Args:
+        source: any source.
+
+    Raises:
+        BadInput: a file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    _stamp(source, digest)
+    return digest.hexdigest()
+
+
+def _stamp(source: Source, digest: Any) -> None:
+    if isinstance(source, Mapping):
+        for key, value in sorted(source.items()):
+            digest.update(f"{key}=".encode())
+            _stamp(value, digest)
+    elif isinstance(source, tuple | list):
+        for part in source:
+            _stamp(part, digest)
+    elif isinstance(source, Blob):
+        digest.update(source.data)
+    elif isinstance(source, str | Path) and Path(source).is_file():
+        try:
+            with Path(source).open("rb") as file:
+                size = file.seek(0, io.SEEK_END)
+                digest.update(f"{size} ".encode())
+                for start in (0, max(0, size - _STAMPED)):
+                    file.seek(start)
+                    digest.update(file.read(_STAMPED))
+        except OSError as error:
+            found = f"an unreadable file ({error})"
+            raise BadInput(source, expected="a file", found=found) from error
+    elif hasattr(source, "tobytes"):  # an array or a picture
+        digest.update(source.tobytes())
+    else:
+        digest.update(repr(source).encode())
 
 
 def is_file(source: Source) -> bool:

@@ -32,16 +32,19 @@ class Insertion:
 
 @dataclass
 class Spliced:
-    """A batch ready for the LLM.
+    """A batch ready for the LLM: a row for each sample, or all samples packed into one row.
 
     Args:
-        embeds: (B, T, D).
-        attention_mask: (B, T), 1 = real, 0 = padding, int64.
-        position_ids: (B, T) int64, counted over real positions.
-        labels: (B, T) int64, −100 = ignored; not shifted (Hugging Face's convention).
+        embeds: (B, T, D); packed, B = 1.
+        attention_mask: (B, T), 1 = real, 0 = padding, int64. It says nothing of the borders
+            inside a packed row; ``position_ids`` do.
+        position_ids: (B, T) int64, counted over real positions, from 0 in each sample.
+        labels: (B, T) int64, −100 = ignored; not shifted (Hugging Face's convention). A sample's
+            first position is never learned: nothing of the sample stands in front of it.
         roles: (B, T) int8: 0 PAD, 1 TEXT, 2 MEDIA, 3 ANSWER.
         item: (B, T) int16: which medium of the sample a position belongs to, −1 for text.
-        text_at: (B, S) int64: where text token s landed, −1 beyond the sample's text.
+        sample: (B, T) int32: which sample a position belongs to, −1 for padding.
+        text_at: (samples, S) int64: where in its row text token s landed, −1 beyond the text.
     """
 
     embeds: Tensor
@@ -50,6 +53,7 @@ class Spliced:
     labels: Tensor
     roles: Tensor
     item: Tensor
+    sample: Tensor
     text_at: Tensor
 
 
@@ -60,6 +64,7 @@ def splice(
     media: Sequence[Sequence[Insertion]],
     *,
     side: Literal["left", "right"] = "right",
+    pack: bool = False,
 ) -> Spliced:
     """Splice any number of media, of any modality, into each sample's text.
 
@@ -69,19 +74,21 @@ def splice(
         labels: labels of each sample's text, same shapes; None for no supervision.
         media: insertions of each sample; those at the same place keep their order.
         side: where padding goes: ``"right"`` to train, ``"left"`` to generate.
+        pack: put all samples one behind the other into a single row, without padding.
 
     Raises:
         ValueError: lists of different lengths, or an insertion outside the text.
     """
     if len(ids) != len(media) or (labels is not None and len(labels) != len(ids)):
         raise ValueError(f"{len(ids)} texts, {len(media)} media lists: expected one for each")
-    # One look-up for the batch: the gradient of each is as large as the whole embedding table.
-    texts_SD = embed(torch.cat(list(ids))).split([len(i) for i in ids])
+    # One look-up for all: the gradient of each is as large as the whole embedding table, and under
+    # ZeRO 3 each call of a module gathers its weights.
+    texts_SD = embed(torch.cat(list(ids))).split([len(row) for row in ids])
     rows = [
         _row(texts_SD[b], ids[b], labels[b] if labels is not None else None, media[b])
         for b in range(len(ids))
     ]
-    return _pad(rows, side)
+    return _pack(rows) if pack else _pad(rows, side)
 
 
 @dataclass
@@ -117,9 +124,11 @@ def _row(
     pieces.append((text_SD[done:], labels_S[done:], roles_S[done:], -1))
     roles = torch.cat([p[2] for p in pieces])
     item = torch.cat([torch.full_like(p[1], p[3]) for p in pieces])
+    labels = torch.cat([p[1] for p in pieces])
+    labels[:1] = IGNORED
     return _Row(
         embeds=torch.cat([p[0] for p in pieces]),
-        labels=torch.cat([p[1] for p in pieces]),
+        labels=labels,
         roles=roles,
         item=item,
         text_at=(roles != MEDIA).nonzero(as_tuple=True)[0],
@@ -143,6 +152,7 @@ def _pad(rows: Sequence[_Row], side: Literal["left", "right"]) -> Spliced:
     left = side == "left"
     shift = [length - len(row.embeds) if left else 0 for row in rows]
     mask = stack([torch.ones_like(row.labels) for row in rows], length, 0, left=left)
+    number_B1 = torch.arange(len(rows), device=mask.device)[:, None]
     return Spliced(
         embeds=stack([row.embeds for row in rows], length, 0, left=left),
         attention_mask=mask,
@@ -150,7 +160,33 @@ def _pad(rows: Sequence[_Row], side: Literal["left", "right"]) -> Spliced:
         labels=stack([row.labels for row in rows], length, IGNORED, left=left),
         roles=stack([row.roles for row in rows], length, PAD, left=left).to(torch.int8),
         item=stack([row.item for row in rows], length, -1, left=left).to(torch.int16),
+        sample=torch.where(mask.bool(), number_B1, -1).to(torch.int32),
         text_at=stack([row.text_at + s for row, s in zip(rows, shift, strict=True)], words, -1).to(
             first.labels.device
         ),
+    )
+
+
+def _pack(rows: Sequence[_Row]) -> Spliced:
+    """Lay rows one behind the other; each counts its positions from 0."""
+    sizes = [len(row.embeds) for row in rows]
+    starts = [sum(sizes[:b]) for b in range(len(rows))]
+    labels_T = torch.cat([row.labels for row in rows])
+    device = labels_T.device
+    length = max(len(row.text_at) for row in rows)
+    text_at = torch.full((len(rows), length), -1, dtype=torch.long, device=device)
+    for b, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        text_at[b, : len(row.text_at)] = row.text_at + start
+    number_T = torch.repeat_interleave(
+        torch.arange(len(rows), device=device), torch.tensor(sizes, device=device)
+    )
+    return Spliced(
+        embeds=torch.cat([row.embeds for row in rows])[None],
+        attention_mask=torch.ones_like(labels_T)[None],
+        position_ids=torch.cat([torch.arange(size, device=device) for size in sizes])[None],
+        labels=labels_T[None],
+        roles=torch.cat([row.roles for row in rows])[None].to(torch.int8),
+        item=torch.cat([row.item for row in rows])[None].to(torch.int16),
+        sample=number_T[None].to(torch.int32),
+        text_at=text_at,
     )

@@ -5,7 +5,7 @@ Shape legend: B batch, N tokens, Q queries, D width, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from onellm.config import StrictModel
 from onellm.errors import ConfigError
+from onellm.freshness import version_of
 from onellm.projection.experts import ExpertBlock, hidden_width
 from onellm.projection.router import Router
 from onellm.sequence import TokenSeq
@@ -72,6 +73,7 @@ class UPM(nn.Module):
             raise ConfigError(f"projector: width {width} is no multiple of {config.heads} heads")
         names = list(modalities)
         self.active_experts = config.experts
+        self._folded: dict[str, tuple[Hashable, Tensor]] = {}
         self.queries = nn.ParameterDict(
             {m: nn.Parameter(torch.randn(config.queries, width) * 0.02) for m in names}
         )
@@ -123,13 +125,28 @@ class UPM(nn.Module):
         )
 
     def router_table(self, modality: str) -> Tensor:
-        """The router's weights (Q, E) for a modality; with one active expert, ones."""
+        """The router's weights (Q, E) for a modality; with one active expert, ones.
+
+        The router sees learned constants alone (spec §0.2), so in evaluation its table is computed
+        once, and again when one of its weights has changed.
+        """
         active = self.active_experts
         if active == 1:
             return torch.ones_like(self.queries[modality][:, :1])
         if active < self.config.experts:
             raise ConfigError(f"active_experts must be 1 or all {self.config.experts}")
-        return self.routers[modality](self.queries[modality])
+        router, query_QD = self.routers[modality], self.queries[modality]
+        weights = [query_QD, *router.parameters()]
+        learns = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
+        if self.training or learns:
+            self._folded.clear()
+            return router(query_QD)
+        version = version_of(weights)
+        if self._folded.get(modality, (None,))[0] != version:
+            # A table made in inference mode could not take part in autograd later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._folded[modality] = version, router(query_QD)
+        return self._folded[modality][1]
 
     def _bias(self, mask_BN: Tensor, dtype: torch.dtype) -> Tensor | None:
         if bool(mask_BN.all()):

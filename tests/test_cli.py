@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,11 +16,15 @@ from PIL import Image
 from tiny import tiny_model
 from typer.testing import CliRunner
 
-from onellm.cli import app, media_options
+from onellm.cli import app
 from onellm.errors import ConfigError
+from onellm.questions import media_options
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("quickstart", "train", "generate", "chat", "ls", "show", "doctor")
+VERBS = (
+    *("quickstart", "train", "export", "plot", "data"),
+    *("generate", "embed", "chat", "eval", "convert", "ls", "show", "doctor"),
+)
 runner = CliRunner()
 
 
@@ -157,6 +162,121 @@ def test_a_missing_model_is_named(tmp_path):
         assert "expected a saved OneLLM model" in fails(verb, "--model", str(tmp_path), *words)
         line = fails(verb, "--model", "./nowhere", *words)
         assert "./nowhere" in line
+
+
+# -- many files ---------------------------------------------------------------------------------
+
+
+def test_generate_asks_about_each_file(files):
+    from onellm import OneLLM
+
+    (files / "other.png").write_bytes((files / "map.png").read_bytes())
+    media = [("image", str(files / name)) for name in ("sea.jpg", "other.png")]
+    words = [word for name, file in media for word in (f"--{name}", file)]
+    done = onellm(
+        *("generate", "--model", str(files / "model"), "--each", "What is this?", *words),
+        *("--max-new-tokens", "5"),
+    )
+    assert done.exit_code == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    model = OneLLM.from_pretrained(files / "model")
+    for line, pair in zip(lines, media, strict=True):
+        assert line["media"] == [list(pair)]
+        assert line["answer"] == model.generate("What is this?", [pair], max_new_tokens=5)
+
+
+def test_generate_answers_a_file_of_questions(files, tmp_path):
+    (tmp_path / "sea.jpg").write_bytes((files / "sea.jpg").read_bytes())
+    (tmp_path / "map.png").write_bytes((files / "map.png").read_bytes())
+    (tmp_path / "broken.jpg").touch()
+    questions = [
+        {"id": 7, "prompt": "What is this?", "media": [["image", "sea.jpg"]]},
+        {"media": [["rgbd", "sea.jpg+map.png"]]},
+        {"prompt": [["user", "Why?"], ["assistant", "Ah."], ["user", "Well?"]]},
+        {"prompt": "And this?", "media": [["image", "broken.jpg"]]},
+    ]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(json.dumps(q) for q in questions) + "\n")
+    common = ["generate", "--model", str(files / "model"), "--jsonl", str(file)]
+    common += ["--max-new-tokens", "4", "--temperature", "1"]
+    assert "broken.jpg: expected" in fails(*common)
+    outs = []
+    for size in ("1", "3"):
+        out = tmp_path / f"{size}.jsonl"
+        done = onellm(*common, "--out", str(out), "--skip-bad", "--batch-size", size)
+        assert done.exit_code == 0, done.stderr
+        outs.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert outs[0] == outs[1], "the batch size changes no answer"
+    for record, question in zip(outs[0], questions, strict=True):
+        assert {**record, **question} == record
+    assert ["answer" in record for record in outs[0]] == [True, True, True, False]
+    assert "an empty file" in outs[0][3]["error"]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("{", "line 2: expected an object"),
+        ('{"question": "What?"}', "neither prompt nor media"),
+        ('{"prompt": 3}', "neither text nor turns"),
+        ('{"prompt": "What?", "media": [["image"]]}', "no [modality, file] pairs"),
+        ('{"prompt": "What?", "media": [["imag", "x.jpg"]]}', "Did you mean 'image'?"),
+    ],
+)
+def test_a_wrong_question_is_named(files, tmp_path, line, what):
+    file = tmp_path / "questions.jsonl"
+    file.write_text(f'{{"prompt": "Why?"}}\n{line}\n')
+    assert what in fails("generate", "--model", str(files / "model"), "--jsonl", str(file))
+
+
+def test_questions_come_from_one_place(files, tmp_path):
+    file = tmp_path / "gone.jsonl"
+    generate = ("generate", "--model", str(files / "model"), "--jsonl", str(file))
+    assert "gone.jsonl: expected a JSONL file" in fails(*generate)
+    file.write_text('{"prompt": "Why?"}\n')
+    assert "leave out prompt" in fails(*generate, "What?")
+
+
+def test_embed_writes_vectors(files, tmp_path):
+    from onellm import OneLLM
+
+    out = tmp_path / "vectors.npz"
+    sea, walk = str(files / "sea.jpg"), str(files / "walk.npy")
+    words = ["--image", sea, "--imu", walk, f"--image={files / 'map.png'}"]
+    done = onellm("embed", "--model", str(files / "model"), *words, "-o", str(out))
+    assert done.exit_code == 0, done.stderr
+    assert "3 vectors of 32 numbers" in done.stdout
+    held = np.load(out)
+    assert held["modalities"].tolist() == ["image", "imu", "image"]
+    assert held["files"].tolist()[:2] == [sea, walk]
+    model = OneLLM.from_pretrained(files / "model")
+    for row, (name, file) in enumerate([("image", sea), ("imu", walk)]):
+        alone = model.embed(name, model.modality(name).load(file)[None])[0]
+        np.testing.assert_allclose(held["vectors"][row], alone.numpy(), atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["vectors.npz"]
+
+
+def test_embed_guesses_only_what_is_certain(files, tmp_path):
+    embed = ("embed", "--model", str(files / "model"), "-o", str(tmp_path / "v.npz"))
+    line = fails(*embed, str(files / "sea.jpg"))
+    assert "say --image" in line and "or --depth" in line
+    assert "reads such a file" in fails(*embed, "notes.txt")
+    assert "no files" in fails(*embed)
+    np.savetxt(tmp_path / "walk.csv", np.zeros((100, 6)), delimiter=",")
+    done = onellm(*embed, str(tmp_path / "walk.csv"))
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--bits", "3"], "8 or 4"),
+        (["--dtype", "float33"], "Did you mean 'float32'?"),
+        (["--beams", "2", "--temperature", "1"], "beam search"),
+    ],
+)
+def test_wrong_settings_are_named(files, words, what):
+    assert what in fails("generate", "--model", str(files / "model"), "Why?", *words)
 
 
 # -- chat ---------------------------------------------------------------------------------------

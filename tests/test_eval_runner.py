@@ -14,9 +14,10 @@ from tiny import signals, tiny_model
 from onellm.data.sample import Sample
 from onellm.errors import BadInput, ConfigError
 from onellm.eval.answers import read_answers, to_line
+from onellm.eval.items import Item, Medium
 from onellm.eval.runner import encode_media, run
+from onellm.eval.starter import CAPTION, CLOSED, SECOND, SHUFFLED, shuffled, starter_items
 from onellm.eval.summary import MARGIN, goals, starter_references, summarize
-from onellm.eval.tasks import CLOSED, SHUFFLED, Item, Medium, shuffled, starter_items
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("chair", "table", "lamp")
@@ -51,28 +52,31 @@ def items(samples):
 
 
 def test_items_cover_every_task(items, samples):
-    image = [i for i in items if i.modality == "image"]
+    image = [i for i in items if i.meta["modality"] == "image"]
     by_task = {t: [i for i in image if i.task == t] for t in {i.task for i in image}}
     assert {t: len(found) for t, found in by_task.items()} == {
-        "closed": 7,
-        "shuffled": 7,
-        "second": 3,
-        "caption": 7,
+        CLOSED: 7,
+        SHUFFLED: 7,
+        SECOND: 3,
+        CAPTION: 7,
     }
-    assert by_task["caption"][0].question == PROMPTS["image"]
-    assert by_task["caption"][0].max_new_tokens > by_task["closed"][0].max_new_tokens
-    assert len({i.key for i in items}) == len(items)
+    caption, closed = by_task[CAPTION][0], by_task[CLOSED][0]
+    assert caption.prompt == PROMPTS["image"]
+    assert caption.settings.max_new_tokens > closed.settings.max_new_tokens
+    assert len({i.key() for i in items}) == len(items)
+    assert len({(i.task, i.id) for i in items}) == len(items)
 
 
 def test_the_control_shows_another_sample_and_asks_the_same(items):
-    closed = {(i.modality, i.id): i for i in items if i.task == CLOSED}
+    closed = {i.id: i for i in items if i.task == CLOSED}
     control = [i for i in items if i.task == SHUFFLED]
     for item in control:
-        assert item.media[0].id != item.id
-        same = closed[item.modality, item.id]
-        assert (item.question, item.reference) == (same.question, same.reference)
+        modality, sample = item.meta["modality"], item.meta["sample"]
+        assert item.media[0].id != sample
+        same = closed[f"{modality}/{sample}"]
+        assert (item.prompt, item.target) == (same.prompt, same.target)
     # 4 samples are shuffled twice, 8 items, each time differently.
-    imu = [(i.id, i.media[0].id) for i in control if i.modality == "imu"]
+    imu = [(i.id, i.media[0].id) for i in control if i.meta["modality"] == "imu"]
     assert len(imu) == len(set(imu)) == 8
 
 
@@ -94,8 +98,8 @@ def test_a_single_sample_has_no_control(samples):
 
 
 def test_mistakes_are_named(samples):
-    with pytest.raises(ConfigError, match="Did you mean 'closed'"):
-        starter_items(samples, PROMPTS, tasks=["closd"])
+    with pytest.raises(ConfigError, match="Did you mean 'starter_closed'"):
+        starter_items(samples, PROMPTS, tasks=["starter_closd"])
     twice = {"image": [samples["image"][0]] * 2}
     with pytest.raises(BadInput, match="unique ids"):
         starter_items(twice, PROMPTS)
@@ -113,7 +117,7 @@ def without_time(records):
 
 def test_every_item_is_answered_in_order(answered, items):
     path, records = answered
-    assert [r["key"] for r in records] == [i.key for i in items]
+    assert [r["key"] for r in records] == [i.key() for i in items]
     assert read_answers(path) == records
     assert all(r["seconds"] > 0 for r in records)
 
@@ -126,7 +130,7 @@ def test_batch_size_changes_nothing(model, items, answered, tmp_path):
 def test_answers_are_those_of_generate(model, items, answered):
     item, record = items[0], answered[1][0]
     media = [(m.modality, m.source) for m in item.media]
-    said = model.generate(item.question, media, max_new_tokens=item.max_new_tokens)
+    said = model.generate(item.prompt, media, max_new_tokens=item.settings.max_new_tokens)
     assert said == record["answer"]
 
 
@@ -175,7 +179,7 @@ def test_media_are_encoded_once(model, samples, monkeypatch):
 
 
 def test_a_broken_medium_stops_the_run(model, tmp_path):
-    item = Item("closed", "image", "x", (Medium("image", "x", "gone.jpg"),), "What?", "chair")
+    item = Item("closed", "x", (Medium("image", "x", "gone.jpg"),), "What?", "chair")
     with pytest.raises(BadInput, match=r"gone\.jpg"):
         run(model, [item], tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match="there twice"):
@@ -190,7 +194,11 @@ def test_files_of_answers_are_checked(tmp_path, answered):
     with pytest.raises(BadInput, match="no such file"):
         read_answers(path)
     line = to_line(answered[1][0])
-    for text, what in (("{oops\n", "line 1"), ("{}\n", "without key"), (line * 2, "two of closed")):
+    for text, what in (
+        ("{oops\n", "line 1"),
+        ("{}\n", "without key"),
+        (line * 2, "two of starter_closed"),
+    ):
         path.write_text(text)
         with pytest.raises(BadInput, match=what):
             read_answers(path)
@@ -202,13 +210,14 @@ def test_files_of_answers_are_checked(tmp_path, answered):
 
 
 def answers_file(path, rows):
-    """rows: (task, modality, id, answer, reference)."""
+    """rows: (task without starter_, modality, sample, answer, target)."""
     with path.open("w") as out:
         for n, (task, modality, key, answer, reference) in enumerate(rows):
             record = {
-                **{"key": f"{n}", "task": task, "modality": modality, "id": key},
-                **{"media": [[modality, key]], "question": "What?", "answer": answer},
-                **{"reference": reference, "seconds": 0.5},
+                **{"key": f"{n}", "task": f"starter_{task}", "id": f"{modality}/{key}"},
+                **{"media": [[modality, key]], "prompt": "What?", "answer": answer},
+                **{"target": reference, "meta": {"modality": modality, "sample": key}},
+                **{"seconds": 0.5, "seed": 0},
             }
             out.write(to_line(record))
     return path

@@ -87,19 +87,22 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = [n for n in wheel.namelist() if ".dist-info/" not in n]
     assert {n.split("/")[0] for n in names} == {"onellm"}
-    sources = [p for area in AREAS for p in (ROOT / area).glob("*.py")]
+    sources = [p for area in AREAS for p in (ROOT / area).rglob("*.py")]
     for source in sources:
         assert f"onellm/{source.relative_to(ROOT)}" in names
     assert "onellm/py.typed" in names
     assert "onellm/data/starter/ATTRIBUTION.csv" in names
     assert "onellm/train/configs/align_image.yaml" in names
     assert "onellm/presets/small.yaml" in names
+    assert "onellm/eval/tasks/gqa.yaml" in names
+    assert "onellm/eval/page.css" in names
     shards = [n for n in names if n.endswith(".tar")]
     assert len(shards) == 16
     assert len(names) == len(set(names))
 
 
-PYTHON_FILES = [p for area in (*AREAS, "onellm", "tests") for p in (ROOT / area).glob("*.py")]
+PYTHON_FILES = [p for area in AREAS for p in (ROOT / area).rglob("*.py")]
+PYTHON_FILES += [p for folder in ("onellm", "tests") for p in (ROOT / folder).glob("*.py")]
 
 
 def test_imports_of_our_own_are_absolute():
@@ -120,7 +123,8 @@ def test_no_modality_is_named_outside_its_file():
 
     names = set(modality_classes())
     for path in PYTHON_FILES:
-        if path.parent.name in ("tokenizers", "tests"):
+        # Readers look up the keys of official files, some of which are called "image" or "video".
+        if path.parent.name in ("tokenizers", "tests", "readers"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

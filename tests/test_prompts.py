@@ -99,6 +99,55 @@ def test_a_prompt_is_the_beginning_of_its_example(name, text):
     assert len(prompt) == first
 
 
+CHATML = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TURNS = [("user", "What is this?"), ("assistant", "A chair."), ("user", "And?"), ("assistant", "é")]
+
+
+def test_the_llms_own_chat_template():
+    text = tiny.tiny_text()
+    text.hf.chat_template = CHATML
+    ids, labels = encode_example(text, "chat", TURNS)
+    assert ids[0] == text.bos_id
+    said = "<|user|>What is this?</s>\n<|assistant|>A chair.</s>\n"
+    said += "<|user|>And?</s>\n<|assistant|>é</s>\n"
+    assert ids[1:].tolist() == text.encode(said)[0]
+    learned = text.hf.decode(ids[labels != IGNORED])
+    assert learned == "A chair.</s>\né</s>\n"
+    assert torch.equal(labels[labels != IGNORED], ids[labels != IGNORED])
+    prompt = encode_prompt(text, "chat", TURNS[:3])
+    whole = encode_example(text, "chat", TURNS)[0]
+    assert whole[: len(prompt)].tolist() == prompt.tolist()
+    text.hf.chat_template = "<s>" + CHATML
+    assert encode_prompt(text, "chat", TURNS[:3]).tolist() == prompt.tolist(), "one BOS, not two"
+    assert torch.equal(encode_example(text, "chat", TURNS)[1], labels)
+
+
+def test_a_template_that_will_not_do_is_named():
+    text = tiny.tiny_text()
+    with pytest.raises(ConfigError, match=r"no chat template; .*: plain, published, legacy"):
+        encode_prompt(text, "chat", TURNS[:1])
+    text.hf.chat_template = "{{ raise_exception('only one turn') }}"
+    with pytest.raises(ConfigError, match="refuses these turns: only one turn"):
+        encode_prompt(text, "chat", TURNS[:1])
+    text.hf.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(ConfigError, match="rewrites earlier turns"):
+        encode_example(text, "chat", TURNS)
+
+
+def test_the_llms_own_ends_of_turn_end_an_answer():
+    model = tiny.tiny_model("imu", prompt_format="chat")
+    model.text.hf.chat_template = CHATML
+    whole = model.generate("What is this?", max_new_tokens=8)
+    prompt = encode_prompt(model.text, "chat", [("user", "What is this?")])
+    with torch.no_grad():
+        first = int(model.llm(prompt[None]).logits[0, -1].argmax())
+    model.llm.generation_config.eos_token_id = [first, 2]
+    assert whole and model.generate("What is this?", max_new_tokens=8) == ""
+
+
 def test_errors_are_clear(text):
     with pytest.raises(ConfigError, match="Did you mean 'published'"):
         get_format("publshed")

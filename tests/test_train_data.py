@@ -15,13 +15,15 @@ from tiny import MODALITIES, tiny_text
 from tiny_runs import description, picture, recording, write_shards, write_tar
 
 from onellm.data.faults import FaultConfig, Faults, Skipped
-from onellm.data.loader import Loader, SignalReader
+from onellm.data.loader import Loader, SignalReader, medium_key
 from onellm.data.order import Order, Part
 from onellm.data.packaged import starter_folder
+from onellm.data.plan import Layout
 from onellm.data.prefetch import prefetch
 from onellm.data.sample import Sample
 from onellm.data.shards import read_folder, read_shard
 from onellm.data.targets import examples
+from onellm.data.workers import unwrap, wrap
 from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
 from onellm.prompts import encode_example
@@ -278,6 +280,105 @@ def test_skipping_is_deterministic_and_counted(tmp_path, modalities):
     assert seen[0] == seen[1]
     assert "imu01" not in seen[0]
     assert len(seen[0]) == 36
+
+
+def _drawn(loader: Loader, first: int, last: int, world: int, **options: Any) -> list[list[Any]]:
+    """Ids and signals of each step, over all ranks in the order of the step."""
+    ranks = [
+        list(loader.steps(first, last, rank=r, world=world, per_device=1, **options))
+        for r in range(world)
+    ]
+    return [
+        [
+            (example.id, example.media[0].signal, example.labels)
+            for batches in zip(*(steps[n] for steps in ranks), strict=True)
+            for batch in batches
+            for example in batch
+        ]
+        for n in range(last - first)
+    ]
+
+
+def _same(one: list[list[Any]], other: list[list[Any]]) -> bool:
+    return all(
+        a[0] == b[0] and torch.equal(a[1], b[1]) and torch.equal(a[2], b[2])
+        for x, y in zip(one, other, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+
+
+def test_order_and_augmentation_do_not_depend_on_ranks_and_workers(shards, modalities):
+    """Nor on where a run was cut off: the second half of an epoch goes on with other ranks."""
+    loader = _loader(shards, modalities, augment=True)
+    alone = _drawn(loader, 0, 6, 1)
+    assert _same(_drawn(loader, 0, 6, 2), alone)
+    assert _same(_drawn(loader, 0, 2, 2) + _drawn(loader, 2, 6, 4), alone)
+    assert _same(_drawn(loader, 0, 6, 1, workers=2, ahead=1), alone)
+    assert _same(_drawn(loader, 2, 6, 1, workers=1), alone[2:])
+
+
+def test_any_layout_draws_the_same_samples(shards, modalities):
+    def ids(world: int, **options: Any) -> list[list[str]]:
+        loader = _loader(shards, modalities, layout=Layout(**options), medium_tokens=6)
+        return [sorted(id for id, *_ in step) for step in _drawn(loader, 0, 5, world)]
+
+    want = ids(1)
+    for world in (1, 2):
+        assert ids(world, arrange="length") == want
+        assert ids(world, arrange="length", pack=True, tokens=60) == want
+
+
+def test_workers_pass_on_errors_and_count_what_is_skipped(tmp_path, modalities):
+    write_shards(tmp_path)
+    with tarfile.open(tmp_path / "imu-train.tar") as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]
+    members[2] = (members[2][0], b"broken")
+    write_tar(tmp_path / "imu-train.tar", members)
+    loader = _loader(tmp_path, modalities)
+    with pytest.raises(BadInput, match=r"imu01\.npy") as error:
+        list(loader.steps(0, 9, rank=0, world=1, per_device=4, workers=1))
+    assert error.value.expected
+    counts = []
+    for workers in (0, 1):
+        faults = Faults(FaultConfig(policy="skip", share=0.2))
+        loader = _loader(tmp_path, modalities, faults=faults)
+        list(loader.steps(0, 9, rank=0, world=1, per_device=4, workers=workers))
+        counts.append((faults.reads, faults.by_modality, faults.by_file))
+    assert counts[0] == counts[1]
+    assert counts[0][1]["imu"] > 0
+
+
+def test_one_file_of_many_questions_is_read_once(tmp_path, modalities, monkeypatch):
+    (tmp_path / "a.png").write_bytes(picture(0))
+    media = (("image", str(tmp_path / "a.png")),)
+    samples = [Sample(f"s{i}", media, (("assistant", f"{i}"),)) for i in range(5)]
+    assert len({medium_key(sample, 0) for sample in samples}) == 1
+    reader, calls = SignalReader(modalities, megabytes=1.0), []
+    load = type(modalities["image"]).load
+    monkeypatch.setattr(type(modalities["image"]), "load", lambda *a: calls.append(a) or load(*a))
+    for sample in samples:
+        reader.read(*sample.media[0], medium_key(sample, 0))
+    assert len(calls) == 1
+
+
+def test_captions_take_turns_by_epoch(modalities):
+    sample = Sample("a", (), (("assistant", "one"),), captions=("two", "three"))
+    order = Order([Part("a", "text", 1)], seed=0, batch=1)
+    loader = Loader(
+        [[sample]], order, lambda t: encode_example(TEXT, "plain", t), SignalReader(modalities)
+    )
+    steps = loader.steps(0, 4, rank=0, world=1, per_device=1)
+    assert [batch[0].answer for (batch,) in steps] == ["one", "two", "three", "one"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool, torch.uint8])
+def test_tensors_travel_in_one_piece(dtype):
+    items = [{"a": torch.arange(5).to(dtype), "b": [torch.ones(2, 3)]}, torch.zeros(0), "text"]
+    data, buffer = wrap(items)
+    back = unwrap(data, buffer)
+    assert back[2] == "text"
+    assert torch.equal(back[0]["a"], items[0]["a"]) and back[0]["a"].dtype == dtype
+    assert torch.equal(back[0]["b"][0], torch.ones(2, 3)) and back[1].shape == (0,)
 
 
 # -- prefetch -------------------------------------------------------------------------------

@@ -328,7 +328,7 @@ def test_command_line(shards, tmp_path, capsys):
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(config | {"model": str(tmp_path / "start")}))
     assert main([str(file), "length.steps=2"]) == 0
-    assert "test train 2/2 loss" in capsys.readouterr().out
+    assert "test 2/2  loss" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "start")
     assert main([str(file), "length.steps=2"]) == 2
     assert "error: " in capsys.readouterr().err

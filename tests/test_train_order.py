@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onellm.data.order import Order, Part, apportion, permute, stable_hash
+from onellm.data.plan import Layout, plan
 from onellm.errors import ConfigError
 
 parts_lists = st.lists(
@@ -65,12 +66,9 @@ def test_ranks_and_passes_only_slice_the_global_batch(parts, seed, shape, step):
     for world, per_device in ((1, size), (1, 2), (2, 2), (2, size // 2), (4, 1)):
         if size % (world * per_device):
             continue
-        ranks = [
-            order.rank_batches(step, rank=r, world=world, per_device=per_device)
-            for r in range(world)
-        ]
-        passes = len(ranks[0])
-        assert [d for m in range(passes) for rank in ranks for d in rank[m]] == batch
+        passes = plan(batch, [], Layout(world, per_device))
+        assert [draw for devices in passes for rank in devices for draw in rank] == batch
+        assert {len(rank) for devices in passes for rank in devices} == {per_device}
 
 
 @given(parts_lists, st.integers(0, 9))

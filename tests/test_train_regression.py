@@ -14,8 +14,9 @@ from onellm.data.loader import SignalReader
 from onellm.errors import ConfigError
 from onellm.train.config import FitOutput
 from onellm.train.engine import Place
-from onellm.train.launch import prepare, read_samples, run_training
+from onellm.train.launch import prepare, run_training
 from onellm.train.metrics import Progress
+from onellm.train.mixture import read_samples
 from onellm.train.regression import embed_texts, fit_output
 
 FIT = {"fit_output": {"modalities": ["image"], "ridge": 1e-6}}
@@ -28,7 +29,7 @@ def shards(tmp_path: Path) -> Path:
 
 def test_soft_tokens_point_to_their_answers(shards, tmp_path):
     model = tiny_model("image", "imu")
-    samples = read_samples(tiny_config(shards, tmp_path).data, model, ["image"])
+    samples = read_samples(tiny_config(shards, tmp_path).data, model.modalities, ["image"])
     reader = SignalReader(model.modalities)
     config = FitOutput(modalities=("image",), ridge=1e-6)
     explained = fit_output(model, config, samples, reader, Faults())
@@ -45,7 +46,7 @@ def test_soft_tokens_point_to_their_answers(shards, tmp_path):
 
 def test_strong_ridge_leaves_the_mean(shards, tmp_path):
     model = tiny_model("image", "imu")
-    samples = read_samples(tiny_config(shards, tmp_path).data, model, ["image"])
+    samples = read_samples(tiny_config(shards, tmp_path).data, model.modalities, ["image"])
     config = FitOutput(modalities=("image",), ridge=1e9)
     explained = fit_output(model, config, samples, SignalReader(model.modalities), Faults())
     assert explained["image"] == pytest.approx(0, abs=1e-4)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +31,9 @@ _EXPECTED = "six IMU channels"
 _CHANNELS = 6
 # The published loader rejects shorter windows (spec section 1.3).
 _LEAST_SAMPLES = 10
+_MOST_OFF_SECONDS = 4.0
+_STAMPS = "times in milliseconds, one for each sample"
+_WINDOW_FIELDS = ("window_start", "window_end", "video_uid", "rate_hz")
 _RATE_LOW_HZ, _RATE_HIGH_HZ = 0.1, 1e5
 
 # The unit at the end of a time column's title: "time_ms", "t (s)", "timestamp [ns]", "seconds".
@@ -71,6 +75,10 @@ class Imu(Modality):
     with six columns and, optionally, a time column and a header. The sampling rate comes from
     the time column, else from the fact ``rate_hz``, else it is taken to be the option.
 
+    A window of a long recording is named by the facts ``window_start`` and ``window_end`` in
+    seconds and, for the published data, ``timestamps``: a ``.npy`` file with the time of each
+    sample in milliseconds.
+
     Attributes:
         steps: samples of the model's input.
         rate_hz: sampling rate of the model's input in Hz.
@@ -88,6 +96,7 @@ class Imu(Modality):
     caption_prompt: ClassVar[str] = "Describe the motion."
     published_name: ClassVar[str] = "imu"
     published_keys: ClassVar[Mapping[str, str]] = {"conv1.imu.weight": "conv.weight"}
+    record_fields: ClassVar[tuple[str, ...]] = ("imu_path", "imu", "video_uid")
 
     steps: int = Field(default=400, ge=10, le=100_000)
     rate_hz: float = Field(default=200.0, ge=_RATE_LOW_HZ, le=_RATE_HIGH_HZ)
@@ -119,12 +128,78 @@ class Imu(Modality):
         if len(x_TC) < _LEAST_SAMPLES:
             found = f"{len(x_TC)}"
             raise BadInput(name, expected=f"at least {_LEAST_SAMPLES} samples", found=found)
+        if "window_start" in facts:
+            times = self._times(facts, len(x_TC), rate, name) if seconds is None else seconds
+            x_TC, seconds = _window(x_TC, times, facts, name)
         check_finite(x_TC, name, _EXPECTED)
         if seconds is not None:
             x_TC, rate = _even(x_TC, seconds, name)
         # Cut before resampling, with a margin for its filter: the rest would be thrown away.
         x_TC = x_TC[: math.ceil((self.steps + 50) * rate / self.rate_hz) + 50]
         return _resample(x_TC, rate, self.rate_hz)[: self.steps]
+
+    def _times(self, facts: Mapping[str, Any], count: int, rate: float, name: str) -> Floats:
+        """When each of ``count`` samples was taken, in seconds."""
+        stamps = facts.get("timestamps")
+        if stamps is None:
+            return np.arange(count) / rate
+        array = read_array(stamps, expected=_STAMPS, max_megabytes=self.max_megabytes)
+        if array.shape != (count,):
+            found = f"shape {array.shape}"
+            raise BadInput(source_name(stamps), expected=f"{count} {_STAMPS}", found=found)
+        return array.astype(np.float64) / 1000
+
+    def claims(self, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """The recording's field, and those of its window.
+
+        Args:
+            record: field → value, such as ``{"video_uid": "a", "window_start": 3.0, …}``.
+        """
+        path = super().claims(record)
+        return (*path, *(f for f in _WINDOW_FIELDS if f in record)) if path else ()
+
+    def from_record(
+        self,
+        record: Mapping[str, Any],
+        fields: tuple[str, ...],
+        locate: Callable[[Any], Source],
+    ) -> Source:
+        """The recording, with the window that the record names.
+
+        As published, ``video_uid`` names ``<uid>.npy`` and the times ``<uid>_timestamps.npy``
+        beside it; ``imu_path`` names the recording, or the folder of both.
+
+        Args:
+            record: field → value.
+            fields: the recording's field, then those of its window.
+            locate: turns a value into a source.
+        """
+        value = record[fields[0]]
+        known = ("window_start", "window_end", "rate_hz")
+        facts: dict[str, Any] = {field: record[field] for field in known if field in fields}
+        if not isinstance(value, str):
+            return {"data": locate(value), **facts} if facts else locate(value)
+        if not value.endswith(self.suffixes):
+            uid = str(record.get("video_uid", value))
+            value = uid if fields[0] == "video_uid" else str(Path(value) / uid)
+            value = f"{value}.npy"
+        data = locate(value)
+        if "window_start" in facts and value.endswith(".npy"):
+            stamps = locate(f"{value.removesuffix('.npy')}_timestamps.npy")
+            if Path(stamps).is_file():
+                facts["timestamps"] = stamps
+        return {"data": data, **facts} if facts else data
+
+    def excerpt(self, source: Source) -> Source:
+        """The traces of a window, at the model's rate, out of a recording of hours.
+
+        Args:
+            source: file, array, or a mapping with facts.
+        """
+        _, facts = unwrap(source)
+        if "window_start" not in facts:
+            return source
+        return {"data": self._traces(source).astype(np.float32), "rate_hz": self.rate_hz}
 
     def read(self, source: Source) -> Tensor:
         """Read a recording, resample, crop or zero-pad it.
@@ -184,6 +259,31 @@ class Imu(Modality):
     def thumbnail(self, source: Source) -> Image.Image:
         """Six traces, one below another."""
         return panels.traces(self._traces(source).T)
+
+
+def _window(
+    x_TC: Floats, seconds: Floats, facts: Mapping[str, Any], name: str
+) -> tuple[Floats, Floats]:
+    """The samples of a window, and their times; as published, at most 4 s off its ends."""
+    with decoding(name, "window_start and window_end in seconds"):
+        start, end = float(facts["window_start"]), float(facts["window_end"])
+    first, last = np.searchsorted(seconds, [start, end])
+    taken = slice(int(first), int(last))
+    if last - first < _LEAST_SAMPLES:
+        found = f"{last - first} there"
+        raise BadInput(
+            name,
+            expected=f"at least {_LEAST_SAMPLES} samples from {start:g} s to {end:g} s",
+            found=f"{found}; the recording lasts from {seconds[0]:g} s to {seconds[-1]:g} s",
+        )
+    off = max(abs(seconds[taken][0] - start), abs(seconds[taken][-1] - end))
+    if off > _MOST_OFF_SECONDS:
+        raise BadInput(
+            name,
+            expected=f"samples from {start:g} s to {end:g} s",
+            found=f"some from {seconds[taken][0]:g} s to {seconds[taken][-1]:g} s",
+        )
+    return x_TC[taken], seconds[taken]
 
 
 def _upright(array: Floats, name: str) -> Floats:

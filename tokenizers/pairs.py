@@ -9,7 +9,7 @@ Shape legend: S side of the model's input in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from onellm.errors import BadInput
-from onellm.modality import Modality
+from onellm.modality import Modality, is_there
 from onellm.source import Blob, Source, source_name
 from onellm.tokenizers import panels, pictures
 from onellm.tokenizers.decoding import unwrap
@@ -132,6 +132,34 @@ class PictureMapPair(Modality):
         if not pictures.chance(self.flip, generator):
             return signal
         return torch.stack([signal[0].flip(-1), self.mirror_map(signal[1])])
+
+    def claims(self, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """The map's field, and that of its RGB picture where there is one.
+
+        Args:
+            record: field → value, such as ``{"image": "a.jpg", "depth_image": "a.png"}``.
+        """
+        known = (f"{self.name}_image", self.name, f"{self.name}_path")
+        plane = next((field for field in known if is_there(record, field)), None)
+        if plane is None:
+            return ()
+        return (plane, "image") if is_there(record, "image") else (plane,)
+
+    def from_record(
+        self,
+        record: Mapping[str, Any],
+        fields: tuple[str, ...],
+        locate: Callable[[Any], Source],
+    ) -> Source:
+        """The pair (rgb, map), or the map alone.
+
+        Args:
+            record: field → value.
+            fields: the map's field, then the RGB picture's if there is one.
+            locate: turns a value into a source.
+        """
+        plane = locate(record[fields[0]])
+        return (locate(record[fields[1]]), plane) if len(fields) > 1 else plane
 
     def thumbnail(self, source: Source) -> Image.Image:
         """RGB and map side by side, or the map alone, at most 160 pixels wide."""

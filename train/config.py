@@ -6,19 +6,23 @@ with which objective, the rest how. Every unknown key is an error that offers th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from onellm.config import StrictModel, load_config
+from onellm.config import StrictModel, apply_overrides, load_config, parse, read_yaml
+from onellm.data.datasets import DatasetConfig
 from onellm.data.faults import FaultConfig
+from onellm.data.plan import Layout
 from onellm.data.targets import Target
 from onellm.errors import ConfigError
 from onellm.spelling import did_you_mean
+from onellm.train.compute import ComputeConfig, DeepSpeedConfig, LogConfig, LoraConfig
 
 CONFIGS = Path(__file__).parent / "configs"
+HARDWARE = Path(__file__).parent / "hardware"
 
 
 def _captions() -> dict[Target, float]:
@@ -29,6 +33,8 @@ class DataConfig(StrictModel):
     """Which samples are drawn, and what text is trained on.
 
     Attributes:
+        datasets: data sets in any of the formats of docs/data.md; with them, ``folder``, ``split``,
+            ``targets``, ``balance`` and ``weights`` have nothing to say.
         folder: folder of ``<modality>-<split>.tar`` shards; ``"starter"`` is the packaged data.
         split: ``"train"`` or ``"test"``.
         targets: what text is trained on, with weights: see :data:`onellm.data.targets.Target`.
@@ -41,8 +47,13 @@ class DataConfig(StrictModel):
         faults: what happens to samples that cannot be read.
         keep_megabytes: 10^6 bytes of decoded signals kept in memory.
         ahead: optimiser steps read ahead in a thread; 0 reads in the loop.
+        workers: processes on each device's machine that read media for it; 0 reads in the thread,
+            which is enough where a core decodes faster than the device learns.
+        shelf: folder for shards that are fetched; the user's cache if left out.
+        shelf_gigabytes: 10^9 bytes of fetched shards kept on each machine.
     """
 
+    datasets: tuple[DatasetConfig, ...] = ()
     folder: str = "starter"
     split: Literal["train", "test"] = "train"
     targets: dict[Target, PositiveFloat] = Field(default_factory=_captions)
@@ -54,6 +65,22 @@ class DataConfig(StrictModel):
     faults: FaultConfig = FaultConfig()
     keep_megabytes: float = Field(default=0.0, ge=0)
     ahead: NonNegativeInt = 1
+    workers: NonNegativeInt = 0
+    shelf: str = ""
+    shelf_gigabytes: PositiveFloat = 100.0
+
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> Self:
+        fields = {n: type(self).model_fields[n] for n in ("folder", "split", "targets", "balance")}
+        usual = {
+            name: field.get_default(call_default_factory=True) for name, field in fields.items()
+        }
+        idle = [name for name, value in usual.items() if getattr(self, name) != value]
+        if self.datasets and idle:
+            raise ValueError(
+                f"data.datasets replaces data.{idle[0]}: each data set has its own settings"
+            )
+        return self
 
 
 class CopyPath(StrictModel):
@@ -129,12 +156,16 @@ class StageConfig(StrictModel):
         copy_path: applied once, before the first step.
         fit_output: applied once, before the first step and behind ``copy_path``.
         active_experts: how many experts run; left out, all of them.
+        lora: of the LLM exactly these additions are trained, whatever ``trainable`` says of
+            ``llm.*``; they are merged into the LLM at the end.
         frozen: what is computed once instead of every step: ``"features"`` of the encoder for
             modalities whose tokenizer is frozen, ``"soft"`` tokens where the projector is
             frozen too.
         frozen_views: with ``data.augment``, how many random variations of each signal are
             computed beside the plain one; each draw takes one of them.
         frozen_gigabytes: 10^9 bytes that may take; more is an error.
+        frozen_folder: read it from here, where ``onellm data cache`` wrote it, in place of
+            computing it and keeping it in memory.
         contrastive: settings of that objective.
         clip: settings of that objective.
     """
@@ -146,9 +177,11 @@ class StageConfig(StrictModel):
     copy_path: CopyPath | None = None
     fit_output: FitOutput | None = None
     active_experts: PositiveInt | None = None
+    lora: LoraConfig | None = None
     frozen: Literal["none", "features", "soft"] = "none"
     frozen_views: NonNegativeInt = 0
     frozen_gigabytes: PositiveFloat = 4.0
+    frozen_folder: str = ""
     contrastive: ContrastiveConfig = ContrastiveConfig()
     clip: ClipConfig = ClipConfig()
 
@@ -168,6 +201,9 @@ class OptimConfig(StrictModel):
         no_decay: globs over parameter names: by default biases, norms, tags, positions and
             queries, the encoder's class token, and the learned temperature.
         grad_clip: largest norm of the whole gradient.
+        max_skipped: so many updates in a row may be left out because the loss or the gradient is
+            not finite; one more stops the run. 0 stops at the first. With float16 they are the
+            business of the loss scale, and do not stop the run.
     """
 
     lr: PositiveFloat
@@ -183,6 +219,7 @@ class OptimConfig(StrictModel):
         *("*.positional_embedding", "*.class_embedding"),
     )
     grad_clip: PositiveFloat = 2.0
+    max_skipped: NonNegativeInt = 0
 
 
 class BatchConfig(StrictModel):
@@ -191,14 +228,31 @@ class BatchConfig(StrictModel):
     Attributes:
         size: samples of one optimiser step, over all devices and accumulated passes.
         per_device: samples of one forward pass on one device; left out, ``size / devices``.
-            Gradients are accumulated over ``size / (per_device x devices)`` passes.
+            Gradients are accumulated over ``size / (per_device x devices)`` passes. In packed
+            rows it is the average, and with ``tokens`` it does not count.
         same_modality: this many samples in a row are of one modality; 1 mixes freely. ZeRO 2
             needs a multiple of ``per_device x devices``.
+        arrange: ``"order"`` makes passes of samples as they come; ``"length"`` of samples of
+            similar length, out of those of the step (or of a ``same_modality`` block), so that
+            there is little padding and devices need not wait for each other.
+        pack: put the samples of a pass into one row without padding; attention and positions
+            begin anew with each.
+        tokens: with ``pack`` and ``arrange: length``, longest row in positions, media included;
+            the number of passes follows from it.
     """
 
     size: PositiveInt
     per_device: PositiveInt | None = None
     same_modality: PositiveInt = 1
+    arrange: Literal["order", "length"] = "order"
+    pack: bool = False
+    tokens: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        if self.tokens and not (self.pack and self.arrange == "length"):
+            raise ValueError("batch.tokens needs batch.pack=true and batch.arrange=length")
+        return self
 
     def split(self, world: int) -> tuple[int, int]:
         """Samples of one forward pass on one device, and passes of one optimiser step.
@@ -217,6 +271,24 @@ class BatchConfig(StrictModel):
                 f"on each of {world} device(s)"
             )
         return per_device, passes
+
+    def layout(self, world: int) -> Layout:
+        """How samples are laid out over devices and passes.
+
+        Args:
+            world: number of processes.
+
+        Raises:
+            ConfigError: they do not come out even.
+        """
+        per_device, _ = self.split(world)
+        block = self.same_modality if self.same_modality > 1 else 0
+        if self.arrange == "length" and block % (per_device * world):
+            raise ConfigError(
+                f"batch.arrange=length: set batch.same_modality to a multiple of "
+                f"{per_device * world} (batch.per_device x devices); found {self.same_modality}"
+            )
+        return Layout(world, per_device, self.arrange, self.pack, self.tokens or 0, block)
 
 
 class LengthConfig(StrictModel):
@@ -243,24 +315,14 @@ class CheckpointConfig(StrictModel):
     Attributes:
         every: optimiser steps between checkpoints; 0 writes the last one only.
         keep: how many of the newest, by recorded step, are kept.
+        keep_every: checkpoints whose step is a multiple of it are kept for good; 0 for none.
         resume: go on from the newest in ``out``; false refuses a folder that has one.
     """
 
     every: NonNegativeInt = 1000
     keep: PositiveInt = 3
+    keep_every: NonNegativeInt = 0
     resume: bool = True
-
-
-class DeepSpeedConfig(StrictModel):
-    """Train with DeepSpeed; its JSON is made from this configuration.
-
-    Attributes:
-        zero: ZeRO stage: 0 none, 1 optimiser states divided among devices, 2 gradients too.
-        raw: passed through to DeepSpeed's JSON, over what we write there.
-    """
-
-    zero: Literal[0, 1, 2] = 1
-    raw: dict[str, Any] = Field(default_factory=dict)
 
 
 class TrainConfig(StrictModel):
@@ -281,6 +343,8 @@ class TrainConfig(StrictModel):
         length: duration.
         checkpoint: what survives a crash.
         router_every: optimiser steps between router tables in ``metrics.jsonl``; 0 for none.
+        compute: recomputation, compilation, attention, 4-bit weights.
+        log: TensorBoard and Weights & Biases.
         deepspeed: left out, a single process trains with plain PyTorch.
     """
 
@@ -295,6 +359,8 @@ class TrainConfig(StrictModel):
     length: LengthConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     router_every: NonNegativeInt = 100
+    compute: ComputeConfig = ComputeConfig()
+    log: LogConfig = LogConfig()
     deepspeed: DeepSpeedConfig | None = None
 
     @model_validator(mode="after")
@@ -308,8 +374,17 @@ class TrainConfig(StrictModel):
             raise ValueError("dtype float16 needs loss scaling: add a deepspeed section")
         if self.dtype == "auto" and self.deepspeed is not None:
             raise ValueError("dtype auto is for plain PyTorch: with deepspeed, name the type")
+        if self.stage.objective != "lm" and (self.batch.pack or self.batch.arrange != "order"):
+            raise ValueError(
+                f"batch.pack and batch.arrange are for the lm objective; {self.stage.objective} "
+                "compares the samples of a pass, which are to come at random"
+            )
         if self.deepspeed and self.deepspeed.zero == 0 and self.dtype != "float32":
             raise ValueError(f"deepspeed.zero=0 trains in float32; take zero=1 for {self.dtype}")
+        if self.compute.llm_bits and self.stage.lora is None:
+            raise ValueError("compute.llm_bits=4 freezes the LLM's weights: add stage.lora")
+        if self.compute.llm_bits and self.deepspeed is not None:
+            raise ValueError("compute.llm_bits=4 is for one GPU: set deepspeed=null")
         strangers = set(self.data.weights) - set(self.stage.modalities)
         if strangers:
             raise ValueError(f"data.weights names {sorted(strangers)}, not in stage.modalities")
@@ -321,20 +396,59 @@ def stage_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def read_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
+def hardware_names() -> list[str]:
+    """Names of the packaged hardware presets."""
+    return sorted(path.stem for path in HARDWARE.glob("*.yaml"))
+
+
+def read_config(
+    path: str | Path, overrides: Iterable[str] = (), hardware: str | None = None
+) -> TrainConfig:
     """Read a run's configuration.
 
     Args:
         path: a YAML file, or the name of a packaged stage such as ``"instruct"``.
-        overrides: ``a.b.c=value`` strings.
+        overrides: ``a.b.c=value`` strings; they are laid over all else.
+        hardware: name of a packaged hardware preset such as ``"1x24gb"``, or a YAML file of that
+            form; it is laid over the stage.
 
     Raises:
         ConfigError: missing file, unknown key or wrong value, each with its dotted path.
     """
+    file = _find(path, CONFIGS, "stage", stage_names())
+    if hardware is None:
+        return load_config(TrainConfig, file, overrides)
+    data = read_yaml(file)
+    name = data.get("stage", {}).get("name", "")
+    preset = read_yaml(_find(hardware, HARDWARE, "hardware preset", hardware_names()))
+    strangers = set(preset) - {"all", "stages"}
+    if strangers:
+        raise ConfigError(f"{hardware}: expected the keys all and stages; found {strangers}")
+    for layer in (preset.get("all", {}), preset.get("stages", {}).get(name, {})):
+        data = overlay(data, layer)
+    return parse(TrainConfig, apply_overrides(data, overrides), where=f"{file} on {hardware}")
+
+
+def _find(path: str | Path, folder: Path, what: str, names: list[str]) -> Path:
     file = Path(path)
-    if not file.suffix and not file.exists():
-        file = CONFIGS / f"{path}.yaml"
-        if not file.exists():
-            hint = did_you_mean(str(path), stage_names())
-            raise ConfigError(f"unknown stage {str(path)!r}.{hint}")
-    return load_config(TrainConfig, file, overrides)
+    if file.suffix or file.exists():
+        return file
+    file = folder / f"{path}.yaml"
+    if not file.exists():
+        raise ConfigError(f"unknown {what} {str(path)!r}.{did_you_mean(str(path), names)}")
+    return file
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay nested plain data over other: sections are merged, all else is replaced.
+
+    Example:
+        >>> overlay({"batch": {"size": 8, "per_device": 4}}, {"batch": {"per_device": 1}})
+        {'batch': {'size': 8, 'per_device': 1}}
+    """
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = overlay(old, value) if both else value  # type: ignore[arg-type]
+    return merged

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from onellm.data.loader import Batch
-from onellm.errors import CheckpointError, ConfigError
+from onellm.errors import ConfigError
+from onellm.slots import StateDict, weights_of
 from onellm.train.config import TrainConfig
 from onellm.train.objectives import Losses, Objective
 from onellm.train.schedule import build_adamw
+from onellm.train.state import Saved, TrainState, load_torch_state, read_torch_state
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,19 @@ class Place:
     local_rank: int = 0
 
 
-@dataclass
-class TrainState:
-    """Everything that changes while training, whole and on the CPU, whichever engine made it.
+@dataclass(frozen=True)
+class Update:
+    """What became of one optimiser step.
 
     Args:
-        tensors: ``"parameter/<name>"`` in float32, ``"exp_avg/<name>"``, ``"exp_avg_sq/<name>"``
-            and ``"buffer/<name>"``.
-        step: optimiser steps done.
+        norm: of the whole gradient before clipping.
+        made: False where it was left out, because the gradient is not finite.
+        norms: of the gradient's parts, by the first word of the parameters' names.
     """
 
-    tensors: dict[str, Tensor]
-    step: int
+    norm: float
+    made: bool = True
+    norms: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -73,14 +79,11 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, lr: float) -> float:
-        """Clip, update, forget the gradients.
+    def step(self, lr: float) -> Update:
+        """Clip, update, forget the gradients; leave the update out if they are not finite.
 
         Args:
             lr: learning rate of this step.
-
-        Returns:
-            norm of the whole gradient before clipping.
         """
         ...
 
@@ -88,16 +91,28 @@ class Engine(Protocol):
         """Sum of a small float64 tensor over processes."""
         ...
 
-    def state(self) -> TrainState:
-        """Trained parameters and optimiser state; every process must call it."""
+    def share(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
         ...
 
-    def load(self, state: TrainState) -> None:
-        """Put back what :meth:`state` gave, under any engine and number of processes.
+    def state(self) -> TrainState:
+        """This process's share of trained parameters and optimiser state."""
+        ...
+
+    def load(self, saved: Saved) -> None:
+        """Put back a state, whichever engine and number of processes it is from.
 
         Raises:
             CheckpointError: it is of other parameters.
         """
+        ...
+
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Within it, these parameters are whole on every process."""
+        ...
+
+    def weights(self) -> StateDict | None:
+        """All weights of the model, on the first process; every process must call it."""
         ...
 
     def barrier(self) -> None:
@@ -122,7 +137,7 @@ class PlainEngine:
 
     def __init__(self, objective: Objective, config: TrainConfig, device: torch.device) -> None:
         self.objective: Objective = objective.to(device)
-        self.device, self.config, self.steps = device, config, 0
+        self.device, self.config, self.steps, self.updates = device, config, 0, 0
         self.trained = objective.trained()
         self.optimizer = build_adamw(self.trained.items(), config.optim)
 
@@ -143,37 +158,99 @@ class PlainEngine:
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, lr: float) -> float:
-        """Clip, update, forget the gradients; returns the gradient's norm."""
+    def step(self, lr: float) -> Update:
+        """Clip, update, forget the gradients."""
         for parameter in self.trained.values():
             # AdamW skips parameters without a gradient; ZeRO does not. One rule for both.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        norm = nn.utils.clip_grad_norm_(self.trained.values(), self.config.optim.grad_clip)
-        set_lr(self.optimizer, lr)
-        self.optimizer.step()
+        norms = part_norms((n, p.grad) for n, p in self.trained.items())
+        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), self.config.optim.grad_clip))
+        made = math.isfinite(norm)
+        if made:
+            set_lr(self.optimizer, lr)
+            self.optimizer.step()
+            self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-        return float(norm)
+        return Update(norm, made, norms)
 
     def sum(self, values: Tensor) -> Tensor:
         """The values themselves: there is one process."""
         return values
 
+    def share(self, value: T) -> list[T]:
+        """The value of the one process."""
+        return [value]
+
     def state(self) -> TrainState:
         """Trained parameters and optimiser state."""
-        return read_torch_state(self.objective, self.optimizer, self.steps)
+        state = read_torch_state(self.objective, self.optimizer, self.steps)
+        state.facts["updates"] = self.updates
+        return state
 
-    def load(self, state: TrainState) -> None:
+    def load(self, saved: Saved) -> None:
         """Put back what :meth:`state` gave."""
-        load_torch_state(self.objective, self.optimizer, state)
-        self.steps = state.step
+        self.steps, self.updates = saved.step, saved.facts.get("updates", saved.step)
+        load_torch_state(self.objective, self.optimizer, saved, self.updates)
+
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+        """They are always whole here."""
+        return nullcontext()
+
+    def weights(self) -> StateDict:
+        """All weights of the model."""
+        return weights_of(self.objective.model)
 
     def barrier(self) -> None:
         """Nothing to wait for."""
 
     def close(self) -> None:
         """Nothing to leave."""
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to.
+
+    Example:
+        >>> part_of("projector.experts.0.wq")
+        'projector'
+    """
+    return name.partition(".")[0]
+
+
+def part_squares(grads: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
+    """Squared length of the gradient of each part of the model, scalars in float32.
+
+    Args:
+        grads: parameter names with gradients, or parts of them.
+    """
+    by_part: dict[str, list[Tensor]] = defaultdict(list)
+    for name, grad in grads:
+        if grad is not None:
+            by_part[part_of(name)].append(grad)
+    return {
+        part: torch.stack([n.float() for n in torch._foreach_norm(found)]).square().sum()
+        for part, found in by_part.items()
+    }
+
+
+def part_norms(grads: Iterable[tuple[str, Tensor | None]]) -> dict[str, float]:
+    """Length of the gradient of each part of the model."""
+    return {part: float(square) ** 0.5 for part, square in part_squares(grads).items()}
+
+
+def weight_type(config: TrainConfig) -> torch.dtype:
+    """The type that a run's weights are read in.
+
+    DeepSpeed makes its float32 masters from 16-bit weights, so reading more would be for nothing;
+    and so would be more for weights that will have 4 bits.
+    """
+    if config.compute.llm_bits is not None:
+        return torch.bfloat16
+    if config.deepspeed is None or config.dtype in ("float32", "auto"):
+        return torch.float32
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float16
 
 
 def bfloat16_is_faster(device: torch.device) -> bool:
@@ -191,59 +268,6 @@ def set_lr(optimizer: Any, lr: float) -> None:
     """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("factor", 1.0)
-
-
-def read_torch_state(
-    objective: Objective, optimizer: torch.optim.Optimizer, step: int
-) -> TrainState:
-    """Training state of a PyTorch optimiser over the parameters themselves."""
-    tensors = {f"buffer/{n}": b.detach().cpu().clone() for n, b in objective.head_buffers().items()}
-    for name, parameter in objective.trained().items():
-        tensors[f"parameter/{name}"] = parameter.detach().float().cpu().clone()
-        moments = optimizer.state.get(parameter, {})
-        for key in MOMENTS:
-            if key in moments:
-                tensors[f"{key}/{name}"] = moments[key].detach().cpu().clone()
-    return TrainState(tensors, step)
-
-
-@torch.no_grad()
-def load_torch_state(
-    objective: Objective, optimizer: torch.optim.Optimizer, state: TrainState
-) -> None:
-    """Inverse of :func:`read_torch_state`."""
-    check_state(objective, state)
-    for name, buffer in objective.head_buffers().items():
-        buffer.copy_(state.tensors[f"buffer/{name}"])
-    for name, parameter in objective.trained().items():
-        parameter.copy_(state.tensors[f"parameter/{name}"])
-        optimizer.state[parameter] = {"step": torch.tensor(float(state.step))} | {
-            key: state.tensors[f"{key}/{name}"].to(parameter.device, copy=True) for key in MOMENTS
-        }
-
-
-def check_state(objective: Objective, state: TrainState) -> None:
-    """Compare a state's tensors with what an objective trains.
-
-    Raises:
-        CheckpointError: names or shapes differ; it lists them.
-    """
-    want = {f"buffer/{n}": b.shape for n, b in objective.head_buffers().items()}
-    for name, parameter in objective.trained().items():
-        want |= {f"{kind}/{name}": parameter.shape for kind in ("parameter", *MOMENTS)}
-    have = {name: tensor.shape for name, tensor in state.tensors.items()}
-    faults = [f"missing {n}" for n in sorted(want.keys() - have.keys())]
-    faults += [f"unexpected {n}" for n in sorted(have.keys() - want.keys())]
-    faults += [
-        f"{n}: expected {tuple(want[n])}, found {tuple(have[n])}"
-        for n in sorted(want.keys() & have.keys())
-        if want[n] != have[n]
-    ]
-    if faults:
-        raise CheckpointError(
-            f"the checkpoint does not fit what this stage trains: {'; '.join(faults[:8])}"
-            + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        )
 
 
 def pick_device(local_rank: int = 0) -> torch.device:

@@ -7,35 +7,42 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from onellm.data.faults import Faults
-from onellm.data.loader import Loader, SignalReader, group_of
-from onellm.data.order import Order, Part
-from onellm.data.packaged import starter_folder
+from onellm.data.loader import Loader, SignalReader
+from onellm.data.order import Order
 from onellm.data.sample import Sample
-from onellm.data.shards import read_folder
-from onellm.data.targets import examples
 from onellm.errors import CheckpointError, ConfigError, OneLLMError
 from onellm.model import OneLLM
 from onellm.prompts import encode_example
 from onellm.spelling import did_you_mean
+from onellm.train.blocks import apply_compute
+from onellm.train.cache import CachedStore
 from onellm.train.checkpoint import Checkpoints, check_same_run
-from onellm.train.config import DataConfig, TrainConfig, read_config
-from onellm.train.engine import Engine, Place, build_engine
+from onellm.train.config import TrainConfig, read_config
+from onellm.train.engine import Engine, Place, build_engine, pick_device, weight_type
+from onellm.train.finish import finish
+from onellm.train.flops import Costs, peak_flops
 from onellm.train.loop import Run, train
+from onellm.train.lora import add_lora, quantize_frozen
 from onellm.train.media import FrozenStore
-from onellm.train.metrics import Callback, MetricsLog, Progress
+from onellm.train.meter import Meter
+from onellm.train.metrics import Callback, MetricsLog, Progress, line
+from onellm.train.mixture import Drawn, open_data
 from onellm.train.objectives import Objective, build_objective
+from onellm.train.provenance import write_provenance
+from onellm.train.recovery import restore_faults
 from onellm.train.regression import fit_output
+from onellm.train.signals import Stopped
+from onellm.train.sinks import open_sinks
 from onellm.train.trainables import select
 
 
@@ -65,53 +72,22 @@ def run_training(
         ConfigError: the configuration does not fit the model or the data.
         BadInput: data that cannot be read.
         CheckpointError: a model or checkpoint that cannot be read, written or continued.
+        TrainingError: too many updates in a row were not finite.
+        Stopped: a signal asked for it; what was done is saved.
     """
     place = place_from_environment()
-    model = model or OneLLM.from_pretrained(config.model)
+    model = model or OneLLM.from_pretrained(config.model, dtype=weight_type(config))
     run, start = prepare(config, model, place, progress if place.rank == 0 else None)
     out = Path(config.out)
     if place.rank == 0:
-        _write_config(out, config)
-    train(run, start)
-    if place.rank == 0:
-        finished = run.engine.objective.model
-        finished.projector.active_experts = finished.config.projector.experts
-        finished.eval()
-        if export:
-            finished.save_pretrained(out)
-    run.engine.barrier()
+        write_provenance(out, config)
+    try:
+        train(run, start)
+        finish(run.engine, config, out if export else None)
+    finally:
+        run.metrics.close()
     run.engine.close()
     return out
-
-
-def load_finished(config: TrainConfig, model: OneLLM) -> bool:
-    """Put a finished stage's trained parameters into a model, in place of training it again.
-
-    Args:
-        config: the run.
-        model: the model as the stage would have begun with it.
-
-    Returns:
-        False where the stage has not been finished; the model is then untouched.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or was written under other settings.
-    """
-    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
-    newest = checkpoints.newest()
-    if newest is None or newest.step != config.length.steps:
-        return False
-    check_same_run(newest, config)
-    if config.stage.copy_path is not None:
-        model.copy_path(config.stage.copy_path.source, config.stage.copy_path.targets)
-    tensors = checkpoints.load(newest).tensors
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            if kind == "parameter" and name in own:
-                own[name].copy_(value)
-    return True
 
 
 def place_from_environment() -> Place:
@@ -144,33 +120,50 @@ def prepare(
     model.projector.active_experts = stage.active_experts or model.config.projector.experts
     model.train()
     select(model, stage.trainable, stage.modalities)
-    samples = read_samples(config.data, model, stage.modalities)
-    checkpoints = Checkpoints(config.out, config.checkpoint.keep)
+    if stage.lora is not None:
+        add_lora(model, stage.lora, config.seed)
+        if config.compute.llm_bits is not None:
+            quantize_frozen(model.llm, pick_device(place.local_rank))
+    drawn = open_data(config.data, model.modalities, stage.modalities)
+    checkpoints = Checkpoints(config.out, config.checkpoint.keep, config.checkpoint.keep_every)
     reader = SignalReader(model.modalities, config.data.keep_megabytes)
     faults = Faults(config.data.faults)
+    # What is gone through once is so by every process alike, and told by the first.
+    before = faults if place.rank == 0 else Faults(config.data.faults)
     if stage.fit_output is not None and checkpoints.newest() is None:
         views = stage.frozen_views if config.data.augment else 0
         fit_output(
-            *(model, stage.fit_output, samples, reader, faults), views=views, seed=config.seed
+            *(model, stage.fit_output, drawn.samples, reader, before), views=views, seed=config.seed
         )
-    parts, kept = build_parts(config.data, model, samples)
-    texts = [sample.turns[-1][1] for part in kept for sample in part]
-    objective = build_objective(model, stage, texts, config.seed)
+    texts = [] if stage.objective == "lm" else drawn.texts()
+    objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
+    loader = _loader(config, model, drawn, reader, faults, place.world)
+    device = pick_device(place.local_rank)
+    _fill_store(config, objective, loader, drawn.samples, before, progress, device)
+    apply_compute(model, config.compute)
+    costs = Costs(model, config)
     engine = build_engine(objective, config, place)
-    loader = _loader(config, model, parts, kept, reader, faults)
-    _fill_store(config, objective, loader, samples, progress)
     for part in (model.encoder, model.projector, model.llm):
         if not any(parameter.requires_grad for parameter in part.parameters()):
             part.eval()  # dropout would only blur what cannot learn from it
-    steps = config.length.steps or max(
-        1, round((config.length.epochs or 1) * loader.order.epoch_length / config.batch.size)
-    )
-    start = _resume(config, engine, checkpoints)
+    steps = run_length(config, loader)
+    start, skipped = _resume(config, engine, checkpoints, faults)
     try:
-        metrics = MetricsLog(Path(config.out) / "metrics.jsonl", start, enabled=place.rank == 0)
+        metrics = MetricsLog(
+            Path(config.out) / "metrics.jsonl",
+            start,
+            enabled=place.rank == 0,
+            sinks=open_sinks(config) if place.rank == 0 else (),
+        )
     except OSError as error:
         raise CheckpointError(f"{config.out}: cannot be written ({error})") from error
-    return Run(config, engine, loader, checkpoints, metrics, progress, steps), start
+    device = pick_device(place.local_rank)
+    meter = Meter(config.batch.size, place.world, peak_flops(device, config), device)
+    run = Run(
+        *(config, engine, loader, checkpoints, metrics, progress, steps, costs, meter),
+        skipped=Counter(total=skipped),
+    )
+    return run, start
 
 
 def _silent(progress: Progress) -> None:
@@ -187,78 +180,54 @@ def _check_modalities(config: TrainConfig, model: OneLLM) -> None:
             raise ConfigError(f"stage: the model has no modality {name!r}.{hint}")
 
 
-def read_samples(
-    config: DataConfig, model: OneLLM, modalities: Sequence[str]
-) -> dict[str, list[Sample]]:
-    """Read the samples a run draws from.
-
-    Args:
-        config: where they are.
-        model: knows the modalities and their options.
-        modalities: names of those to read.
-    """
-    folder = starter_folder() if config.folder == "starter" else Path(config.folder)
-    return read_folder(folder, config.split, model.modalities, modalities)
-
-
-def build_parts(
-    config: DataConfig, model: OneLLM, samples: dict[str, list[Sample]]
-) -> tuple[list[Part], list[list[Sample]]]:
-    """What is drawn from: one part for each modality and target that has examples.
-
-    Args:
-        config: targets, balance and weights.
-        model: knows the modalities' caption prompts.
-        samples: by modality.
-
-    Raises:
-        ConfigError: a target that no sample has, or a modality without any target.
-    """
-    parts: list[Part] = []
-    kept: list[list[Sample]] = []
-    for name, found in samples.items():
-        by_target = {
-            target: examples(found, target, model.modalities[name].caption_prompt)
-            for target in config.targets
-        }
-        by_target = {target: made for target, made in by_target.items() if made}
-        if not config.media:
-            by_target = {t: [replace(s, media=()) for s in m] for t, m in by_target.items()}
-        if not by_target:
-            raise ConfigError(f"data: no sample of {name} has any of {list(config.targets)}")
-        share = sum(config.targets[target] for target in by_target)
-        for target, made in by_target.items():
-            size = len(found) if config.balance == "size" else 1
-            weight = config.targets[target] / share * size * config.weights.get(name, 1.0)
-            parts.append(Part(f"{name}/{target}", group_of(made[0]), len(made), weight))
-            kept.append(made)
-    unused = set(config.targets) - {part.name.split("/")[1] for part in parts}
-    if unused:
-        raise ConfigError(f"data.targets: no sample has {', '.join(sorted(unused))}")
-    return parts, kept
-
-
 def _loader(
     config: TrainConfig,
     model: OneLLM,
-    parts: list[Part],
-    kept: list[list[Sample]],
+    drawn: Drawn,
     reader: SignalReader,
     faults: Faults,
+    world: int,
 ) -> Loader:
     if model.text is None:
         raise ConfigError(f"{config.model}: the model has no text tokenizer to train with")
     order = Order(
-        parts, seed=config.seed, batch=config.batch.size, block=config.batch.same_modality
+        drawn.parts, seed=config.seed, batch=config.batch.size, block=config.batch.same_modality
     )
     return Loader(
-        kept,
+        drawn.kept,
         order,
         partial(encode_example, model.text, model.config.prompt_format),
         reader,
         faults=faults,
         augment=config.data.augment,
         max_tokens=config.data.max_tokens,
+        layout=config.batch.layout(world),
+        medium_tokens=model.config.projector.queries + 2,
+    )
+
+
+def open_loader(config: TrainConfig, model: OneLLM) -> Loader:
+    """The batches of a run, without the run.
+
+    Args:
+        config: the run.
+        model: knows the modalities, the prompts and the text tokenizer; its weights do not count.
+
+    Raises:
+        ConfigError: the configuration does not fit the model or the data.
+        BadInput: data that cannot be read.
+    """
+    _check_modalities(config, model)
+    drawn = open_data(config.data, model.modalities, config.stage.modalities)
+    reader = SignalReader(model.modalities, config.data.keep_megabytes)
+    return _loader(config, model, drawn, reader, Faults(config.data.faults), world=1)
+
+
+def run_length(config: TrainConfig, loader: Loader) -> int:
+    """Optimiser steps of a run."""
+    epochs = config.length.epochs or 1
+    return config.length.steps or max(
+        1, round(epochs * loader.order.epoch_length / config.batch.size)
     )
 
 
@@ -266,14 +235,33 @@ def _fill_store(
     config: TrainConfig,
     objective: Objective,
     loader: Loader,
-    samples: dict[str, list[Sample]],
+    samples: Mapping[str, Sequence[Sample]],
+    faults: Faults,
     progress: Callback,
+    device: torch.device,
 ) -> None:
-    """Compute outputs of frozen parts once, if the stage wants that."""
+    """Compute outputs of frozen parts once, if the stage wants that.
+
+    Before the engine is built: ZeRO 3 would leave each process with a part of each weight.
+    """
     stage = config.stage
     if stage.frozen == "none":
         return
+    for name, child in objective.model.named_children():
+        if name != "llm":
+            child.to(device)
     views = stage.frozen_views if config.data.augment else 0
+    if stage.frozen_folder:
+        cached = CachedStore(
+            stage.frozen_folder,
+            objective.model,
+            stage.frozen,
+            stage.modalities,
+            views=views,
+            seed=config.seed,
+        )
+        objective.store, loader.frozen, loader.views = cached, cached.holds, views
+        return
     store = FrozenStore(
         objective.model,
         stage.frozen,
@@ -285,26 +273,31 @@ def _fill_store(
     store.fill(
         samples,
         loader.reader,
-        loader.faults,
+        faults,
         progress=lambda done, total: progress(Progress(stage.name, "frozen", done, total)),
     )
     objective.store = store
-    loader.frozen, loader.views = store.__contains__, views
+    loader.frozen, loader.views = store.holds, views
 
 
-def _resume(config: TrainConfig, engine: Engine, checkpoints: Checkpoints) -> int:
+def _resume(
+    config: TrainConfig, engine: Engine, checkpoints: Checkpoints, faults: Faults
+) -> tuple[int, int]:
+    """Steps done, and updates left out among them."""
     newest = checkpoints.newest()
     _check_same_everywhere(engine, 0 if newest is None else newest.step, checkpoints.folder)
     if newest is None:
-        return 0
+        return 0, 0
     if not config.checkpoint.resume:
         raise ConfigError(
             f"{newest.folder} is there and checkpoint.resume is false: remove it, or take "
             "another folder for 'out'"
         )
     check_same_run(newest, config)
-    engine.load(checkpoints.load(newest))
-    return newest.step
+    saved = checkpoints.load(newest)
+    engine.load(saved)
+    restore_faults(faults, saved.facts.get("faults", ()), engine.rank)
+    return newest.step, int(saved.facts.get("skipped", 0))
 
 
 def _check_same_everywhere(engine: Engine, step: int, folder: Path) -> None:
@@ -317,12 +310,6 @@ def _check_same_everywhere(engine: Engine, step: int, folder: Path) -> None:
         )
 
 
-def _write_config(out: Path, config: TrainConfig) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.model_dump(mode="json"), indent=1)
-    (out / "train.json").write_text(text, encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of this module; returns the exit code.
 
@@ -332,22 +319,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="onellm.train.launch", description=__doc__)
     parser.add_argument("config", help="a YAML file, or the name of a packaged stage")
     parser.add_argument("overrides", nargs="*", help="a.b.c=value")
+    parser.add_argument("--hardware", help="a packaged preset such as 8x80gb, or a YAML file")
     # DeepSpeed's launcher adds it; LOCAL_RANK in the environment says the same.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
-        run_training(read_config(options.config, options.overrides), _print)
+        config = read_config(options.config, options.overrides, options.hardware)
+        run_training(config, lambda progress: print(line(progress), flush=True))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return STOPPED
     except OneLLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _print(progress: Progress) -> None:
-    """One line a step, for logs of batch systems."""
-    line = f"{progress.stage} {progress.phase} {progress.done}/{progress.total}"
-    shown = {k: v for k, v in progress.metrics.items() if k in ("loss", "lr", "grad_norm")}
-    print(line, *(f"{key} {value:.4g}" for key, value in shown.items()), flush=True)
+STOPPED = 143  # as of a process that SIGTERM ended
 
 
 if __name__ == "__main__":

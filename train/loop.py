@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +17,16 @@ from onellm.data.loader import Batch, Loader
 from onellm.data.order import stable_hash
 from onellm.errors import TrainingError
 from onellm.model import OneLLM
+from onellm.train.broken import gather_faults, list_faults
 from onellm.train.checkpoint import Checkpoints
 from onellm.train.config import TrainConfig
-from onellm.train.engine import Engine
+from onellm.train.engine import Engine, Update
+from onellm.train.flops import Costs, Work
+from onellm.train.meter import Meter, Tally
 from onellm.train.metrics import Callback, MetricsLog, Progress
+from onellm.train.recovery import fault_facts
 from onellm.train.schedule import learning_rate
+from onellm.train.signals import StopFlag, Stopped, stop_flag
 
 
 @dataclass
@@ -34,6 +41,9 @@ class Run:
         metrics: where it is logged.
         progress: told about every step.
         steps: optimiser steps of the whole run.
+        costs: operations of media and text.
+        meter: turns counts and seconds into rates.
+        skipped: updates left out so far, and in a row.
     """
 
     config: TrainConfig
@@ -43,6 +53,9 @@ class Run:
     metrics: MetricsLog
     progress: Callback
     steps: int
+    costs: Costs
+    meter: Meter
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def train(run: Run, start: int = 0) -> None:
@@ -55,7 +68,8 @@ def train(run: Run, start: int = 0) -> None:
     Raises:
         BadInput: a broken sample, by the run's policy.
         CheckpointError: a checkpoint cannot be written.
-        TrainingError: the loss or its gradient is not finite.
+        TrainingError: too many updates in a row were not finite.
+        Stopped: a signal asked for it; what was done is saved.
     """
     config, engine = run.config, run.engine
     per_device, _ = config.batch.split(engine.world)
@@ -63,20 +77,25 @@ def train(run: Run, start: int = 0) -> None:
         *(start, run.steps),
         **{"rank": engine.rank, "world": engine.world, "per_device": per_device},
         ahead=config.data.ahead,
+        workers=config.data.workers,
     )
     began = time.perf_counter()
-    for step, waited, micro_batches in _timed(batches, start):
-        torch.manual_seed(stable_hash(config.seed, "step", step, engine.rank) >> 1)
-        record = _step(run, step, micro_batches)
-        seconds = time.perf_counter() - began
-        began = time.perf_counter()
-        record |= {
-            "samples_per_second": round(config.batch.size / seconds, 3),
-            "data_wait": round(waited / seconds, 4),
-        }
-        _report(run, step, record)
-        if _due(config.checkpoint.every, step + 1) or step + 1 == run.steps:
-            save(run)
+    with stop_flag() as flag:
+        for step, waited, micro_batches in _timed(batches, start):
+            torch.manual_seed(stable_hash(config.seed, "step", step, engine.rank) >> 1)
+            record, tally = _step(run, step, micro_batches, flag)
+            seconds = time.perf_counter() - began
+            began = time.perf_counter()
+            record |= run.meter.rates(tally, seconds, waited, run.steps - step - 1)
+            _report(run, step, record)
+            last = step + 1 == run.steps
+            if last or tally.stop or _due(config.checkpoint.every, step + 1):
+                save(run)
+            if tally.stop and not last:
+                raise Stopped(
+                    f"stage {config.stage.name}: stopped by a signal after step {step + 1} of "
+                    f"{run.steps}, which is saved; the same command goes on from there"
+                )
 
 
 def _timed(items: Iterator[list[Batch]], start: int) -> Iterator[tuple[int, float, list[Batch]]]:
@@ -92,8 +111,10 @@ def _timed(items: Iterator[list[Batch]], start: int) -> Iterator[tuple[int, floa
         step += 1
 
 
-def _step(run: Run, step: int, micro_batches: list[Batch]) -> dict[str, Any]:
-    """One update; returns its line of metrics."""
+def _step(
+    run: Run, step: int, micro_batches: list[Batch], flag: StopFlag
+) -> tuple[dict[str, Any], Tally]:
+    """One update; its line of metrics, and what was done for it on all devices."""
     engine, objective = run.engine, run.engine.objective
     groups = sorted({part.group for part in run.loader.order.parts})
     # Row by group: sum of losses, number of terms. Losses are divided by the number over all
@@ -109,27 +130,50 @@ def _step(run: Run, step: int, micro_batches: list[Batch]) -> dict[str, Any]:
         for example, value in zip(batch, losses.sums_B.tolist(), strict=True):
             table_G2[groups.index(example.group), 0] += value
     lr = learning_rate(run.config.optim, step, run.steps)
-    norm = engine.step(lr)
-    sums_G2 = engine.sum(table_G2)
+    update = engine.step(lr)
+    own = _tally(run, micro_batches, flag)
+    summed = engine.sum(torch.cat([table_G2.flatten(), own.as_tensor()]))
+    sums_G2, tally = summed[: table_G2.numel()].view_as(table_G2), Tally.of(summed[-len(own) :])
     loss = float(sums_G2[:, 0].sum() / sums_G2[:, 1].sum())
-    _check_finite(run, step, loss, norm)
-    return {
+    _guard(run, step, loss, update)
+    record = {
         "step": step + 1,
         "loss": loss,
         "losses": _by_group(groups, sums_G2),
         "lr": lr,
-        "grad_norm": norm,
+        "grad_norm": update.norm,
+        "grad_norms": {part: float(f"{norm:.5g}") for part, norm in update.norms.items()},
     }
+    if run.skipped["total"]:
+        record["skipped"] = run.skipped["total"]
+    return record, tally
 
 
-def _check_finite(run: Run, step: int, loss: float, norm: float) -> None:
-    """Stop before weights that are no numbers get into a checkpoint."""
-    scaled = run.config.dtype == "float16"  # its scaler skips steps whose gradient overflows
-    if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+def _tally(run: Run, micro_batches: list[Batch], flag: StopFlag) -> Tally:
+    """What this device has done for a step."""
+    work, positions, padded = Work(), 0, 0
+    for batch in micro_batches:
+        lengths, room = run.engine.objective.positions(batch)
+        media = Counter(medium.modality for example in batch for medium in example.media)
+        work += run.costs.batch(media, lengths, sum(example.supervised for example in batch))
+        positions, padded = positions + sum(lengths), padded + room
+    return Tally(positions, padded, work.model, work.hardware, float(flag.asked))
+
+
+def _guard(run: Run, step: int, loss: float, update: Update) -> None:
+    """Count updates that were left out, and stop before the run is only made of them."""
+    if update.made and math.isfinite(loss):
+        run.skipped["row"] = 0
+        return
+    run.skipped.update(total=1, row=1)
+    scaled = run.config.dtype == "float16"  # its scaler looks for the largest scale by trying
+    if not update.made and (scaled or run.skipped["row"] <= run.config.optim.max_skipped):
         return
     raise TrainingError(
         f"stage {run.config.stage.name}, step {step + 1}: the loss is {loss:g} and the gradient's "
-        f"norm {norm:g}. Lower optim.lr or optim.grad_clip, and go on from the last checkpoint."
+        f"norm {update.norm:g}; {run.skipped['row']} update(s) in a row could not be made. Lower "
+        "optim.lr or optim.grad_clip, and go on from the last checkpoint; or let single ones be "
+        "left out: optim.max_skipped."
     )
 
 
@@ -147,9 +191,16 @@ def _due(every: int, step: int) -> bool:
 
 def _report(run: Run, step: int, record: dict[str, Any]) -> None:
     if _due(run.config.router_every, step + 1):
-        record["router"] = router_tables(run.engine.objective.model, run.config.stage.modalities)
-    if run.loader.faults.total:
-        record["faults"] = dict(run.loader.faults.by_modality)
+        model = run.engine.objective.model
+        parts = (model.projector.queries, model.projector.routers)
+        with run.engine.gathered(p for part in parts for p in part.parameters()):
+            record["router"] = router_tables(model, run.config.stage.modalities)
+    faults = run.loader.faults
+    list_faults(faults, Path(run.config.out), run.engine.rank, step + 1)
+    groups = {part.group for part in run.loader.order.parts}
+    broken = gather_faults(run.engine, faults, {*groups, *run.config.stage.modalities})
+    if broken:
+        record["faults"] = broken
     run.metrics.write(record)
     run.progress(Progress(run.config.stage.name, "train", step + 1, run.steps, record))
 
@@ -167,8 +218,10 @@ def router_tables(model: OneLLM, modalities: tuple[str, ...]) -> dict[str, list[
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint; gathers from all processes, written by the first."""
-    state = run.engine.state()
-    if run.engine.rank == 0:
-        run.checkpoints.save(state, run.config)
-    run.engine.barrier()
+    """Write a checkpoint: every process its share."""
+    engine = run.engine
+    state = engine.state()
+    faults = engine.share(fault_facts(run.loader.faults))
+    state.facts |= {"skipped": run.skipped["total"], "faults": faults}
+    run.checkpoints.save(state, run.config, engine.rank, engine.share)
+    engine.barrier()

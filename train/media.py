@@ -5,10 +5,12 @@ Shape legend: B batch, N tokens, D width, Q queries.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +19,39 @@ from onellm.data.faults import Faults, Skipped
 from onellm.data.loader import Batch, SignalReader, medium_key, view_key
 from onellm.data.order import stable_hash
 from onellm.data.sample import Sample
-from onellm.errors import ConfigError
+from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
 from onellm.model import OneLLM
 from onellm.sequence import TokenSeq
+from onellm.source import Source
 
 Place = tuple[int, int]
 """Sample of the batch, medium of the sample."""
+
+Agree = Callable[[Mapping[str, int]], Mapping[str, int]]
+"""Passes of each modality on this device → the most of any device."""
+
+
+class Store(Protocol):
+    """Outputs of frozen parts that stand in for media.
+
+    Attributes:
+        level: ``"features"`` of the encoder, or ``"soft"`` tokens.
+    """
+
+    level: str
+
+    def holds(self, key: str, source: Source) -> bool:
+        """Whether a medium's outputs are here, and still good for its source."""
+        ...
+
+    def any_key(self, name: str) -> str | None:
+        """Key of some stored output of a modality, or None."""
+        ...
+
+    def get(self, keys: Sequence[str]) -> Tensor:
+        """Stored outputs, stacked on a batch axis."""
+        ...
 
 
 class FrozenStore:
@@ -56,7 +84,7 @@ class FrozenStore:
         seed: int = 0,
     ) -> None:
         self.model, self.level, self.views, self.seed = model, level, views, seed
-        self.modalities = [m for m in modalities if _is_frozen(model, m, level)]
+        self.modalities = [m for m in modalities if is_frozen(model, m, level)]
         if not self.modalities:
             raise ConfigError(
                 f"stage.frozen={level}: every modality has trained parameters in front of that"
@@ -66,6 +94,10 @@ class FrozenStore:
 
     def __contains__(self, key: str) -> bool:
         return view_key(key, 0) in self._kept
+
+    def holds(self, key: str, source: Source) -> bool:
+        """Whether a medium's outputs are here."""
+        return key in self
 
     @torch.no_grad()
     def fill(
@@ -112,7 +144,9 @@ class FrozenStore:
         if not bool(frames.mask_BN.all()):
             raise ConfigError(f"stage.frozen cannot store the padded features of {name}")
         if self.level == "features":
-            return frames.x_BND
+            # A plain mean over frames is frozen, too, and a fraction of their size.
+            plain = name not in self.model.frames
+            return self.model.reduce_frames(frames).x_BND if plain else frames.x_BND
         return self.model.project(self.model.reduce_frames(frames))
 
     def _keep(self, keys: Sequence[str], outputs: Tensor) -> None:
@@ -124,18 +158,26 @@ class FrozenStore:
             )
         self._kept.update(zip(keys, outputs, strict=True))
 
+    def any_key(self, name: str) -> str | None:
+        """Key of some stored output of a modality, or None."""
+        return next((key for key in self._kept if key.startswith(f"{name}/")), None)
+
     def get(self, keys: Sequence[str]) -> Tensor:
         """Stored outputs, stacked on a batch axis."""
         return torch.stack([self._kept[key] for key in keys])
 
 
-def _is_frozen(model: OneLLM, name: str, level: str) -> bool:
+def parts_before(name: str, level: str) -> tuple[str, ...]:
+    """Beginnings of the names of all parameters between a modality's signal and a level."""
+    before = ("encoder.", f"tokenizers.{name}.", f"positions.{name}")
+    return (*before, "projector.", f"frames.{name}") if level == "soft" else before
+
+
+def is_frozen(model: OneLLM, name: str, level: str) -> bool:
     """Whether no trained parameter stands between a modality's signal and the level."""
-    before = ["encoder.", f"tokenizers.{name}.", f"positions.{name}"]
-    if level == "soft":
-        before += ["projector.", f"frames.{name}"]
+    before = parts_before(name, level)
     return not any(
-        parameter.requires_grad and parameter_name.startswith(tuple(before))
+        parameter.requires_grad and parameter_name.startswith(before)
         for parameter_name, parameter in model.named_parameters()
     )
 
@@ -169,11 +211,21 @@ def same_shape(
         size: longest run.
     """
     chunk: list[tuple[str, Tensor]] = []
-    for sample in samples:
+    seen: set[str] = set()  # many samples may ask about one file
+    for index in range(len(samples)):
+        try:
+            sample = samples[index]
+        except BadInput:
+            with suppress(Skipped):
+                faults.attempt(partial(samples.__getitem__, index), name)
+            continue
         for position, (modality, source) in enumerate(sample.media):
             if modality != name:
                 continue
             key = medium_key(sample, position)
+            if key in seen:
+                continue
+            seen.add(key)
             try:
                 signal = faults.attempt(partial(reader.read, name, source, key), name)
             except Skipped:
@@ -210,22 +262,32 @@ class MediaGroup:
         return self.soft
 
 
-def encode_groups(model: OneLLM, batch: Batch, store: FrozenStore | None) -> list[MediaGroup]:
+def encode_groups(
+    model: OneLLM, batch: Batch, store: Store | None, agree: Agree | None = None
+) -> list[MediaGroup]:
     """Encode all media of a batch, one pass per modality and shape.
 
     Args:
         model: the model.
         batch: examples; a medium without a signal is looked up in the store.
         store: stored outputs of frozen parts.
+        agree: where all devices must run the same passes: gives the most of any device.
 
     Returns:
-        groups in order of modality, so that every device builds the same graph.
+        groups in order of modality, so that every device builds the same graph. Where another
+        device has more of a modality, groups without places stand in for them.
     """
     found: dict[tuple[str, tuple[int, ...]], list[Place]] = defaultdict(list)
     for b, example in enumerate(batch):
         for i, medium in enumerate(example.media):
             shape = () if medium.signal is None else tuple(medium.signal.shape)
             found[medium.modality, shape].append((b, i))
+    if agree is not None:
+        here = Counter(name for name, _ in found)
+        for name, most in agree(here).items():
+            stored = store is not None and store.any_key(name) is not None
+            for number in range(here[name], most):
+                found[name, () if stored else (-number,)] = []
     return [
         _encode(model, batch, name, places, store if not shape else None)
         for (name, shape), places in sorted(found.items())
@@ -233,16 +295,17 @@ def encode_groups(model: OneLLM, batch: Batch, store: FrozenStore | None) -> lis
 
 
 def _encode(
-    model: OneLLM, batch: Batch, name: str, places: list[Place], store: FrozenStore | None
+    model: OneLLM, batch: Batch, name: str, places: list[Place], store: Store | None
 ) -> MediaGroup:
     media = [batch[b].media[i] for b, i in places]
     if store is not None:
-        kept = store.get([m.key for m in media])
+        kept = store.get([m.key for m in media] or [store.any_key(name) or ""])
         if store.level == "soft":
             return MediaGroup(name, places, None, kept)
         shape = (len(kept), kept.shape[-2])
         mask_BN = torch.ones(shape, dtype=torch.bool, device=kept.device)
         frames = TokenSeq(kept, mask_BN, (kept.shape[-2] - 1,), name)
-        return MediaGroup(name, places, model.reduce_frames(frames))
-    signals = [m.signal for m in media if m.signal is not None]
+        reduced = frames if kept.ndim == 3 else model.reduce_frames(frames)
+        return MediaGroup(name, places, reduced)
+    signals = [m.signal for m in media if m.signal is not None] or [model.modality(name).example()]
     return MediaGroup(name, places, model.features(name, torch.stack(signals)))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from onellm.progress import duration
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,18 @@ class Progress:
 Callback = Callable[[Progress], None]
 
 
+class Sink(Protocol):
+    """Somewhere else that metrics are written to."""
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Write one step's metrics."""
+        ...
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        ...
+
+
 class MetricsLog:
     """``metrics.jsonl``: a line per step; written by the first process only.
 
@@ -40,10 +55,13 @@ class MetricsLog:
         start: optimiser steps that a resumed run has done. Later lines, left by a run that went
             on after its last checkpoint, are dropped: those steps are done again.
         enabled: False on all processes but the first.
+        sinks: told the same.
     """
 
-    def __init__(self, path: Path, start: int, *, enabled: bool = True) -> None:
-        self.path, self.enabled = path, enabled
+    def __init__(
+        self, path: Path, start: int, *, enabled: bool = True, sinks: Iterable[Sink] = ()
+    ) -> None:
+        self.path, self.enabled, self.sinks = path, enabled, tuple(sinks)
         if enabled:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = [record for record in read_metrics(path) if record["step"] <= start]
@@ -51,11 +69,79 @@ class MetricsLog:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
             temporary.replace(path)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append one line and flush it."""
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one line and flush it; numbers that are none become null."""
         if self.enabled:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(_finite(record)) + "\n")
+        for sink in self.sinks:
+            sink.write(record["step"], record)
+
+    def close(self) -> None:
+        """Close the sinks."""
+        for sink in self.sinks:
+            sink.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def flat(record: Mapping[str, Any]) -> dict[str, float]:
+    """A step's numbers by name, such as ``losses/audio``; each expert's mean router weight.
+
+    Args:
+        record: a line of ``metrics.jsonl``.
+    """
+    numbers: dict[str, float] = {}
+    for key, value in record.items():
+        if key == "router":
+            for name, table in value.items():
+                for expert, column in enumerate(zip(*table, strict=True)):
+                    numbers[f"router/{name}/{expert}"] = sum(column) / len(column)
+        elif isinstance(value, Mapping):
+            numbers |= {f"{key}/{inner}": float(v) for inner, v in value.items()}
+        elif isinstance(value, int | float) and key != "step":
+            numbers[key] = float(value)
+    return numbers
+
+
+def line(progress: Progress) -> str:
+    """A step in one line, for logs of batch systems.
+
+    Example:
+        >>> line(Progress("align", "train", 1, 10, {"loss": 2.0, "lr": 1e-3}))
+        'align 1/10  loss 2.000  lr 1.0e-03'
+    """
+    m = progress.metrics
+    if progress.phase != "train":
+        return f"{progress.stage} {progress.phase} {progress.done}/{progress.total}"
+    parts = [f"{progress.stage} {progress.done}/{progress.total}"]
+    losses = " ".join(f"{name} {value:.3f}" for name, value in m.get("losses", {}).items())
+    parts += [f"{w} {m[key]:{form}}" for key, (w, form) in _SHOWN.items() if m.get(key) is not None]
+    if losses:
+        parts.insert(2, f"({losses})")
+    if "seconds_left" in m:
+        parts.append(f"{duration(m['seconds_left'])} left")
+    return "  ".join(parts)
+
+
+_SHOWN = {  # key: its word, its form
+    "loss": ("loss", ".3f"),
+    "lr": ("lr", ".1e"),
+    "grad_norm": ("norm", ".3g"),
+    "samples_per_second": ("samples/s", ".4g"),
+    "tokens_per_second": ("tokens/s", ".0f"),
+    "padding": ("padding", ".1%"),
+    "mfu": ("MFU", ".1%"),
+    "hfu": ("HFU", ".1%"),
+    "data_wait": ("wait", ".1%"),
+    "memory_gb": ("GB", ".2f"),
+    "skipped": ("skipped", "d"),
+}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -6,29 +6,39 @@ place of the package.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onellm.data.loader import Batch
 from onellm.errors import ConfigError
-from onellm.train.config import TrainConfig
-from onellm.train.engine import (
-    MOMENTS,
-    Place,
-    TrainState,
-    check_state,
-    load_torch_state,
-    pick_device,
-    read_torch_state,
-    set_lr,
-)
+from onellm.slots import StateDict, weights_of
+from onellm.train.config import TrainConfig, overlay
+from onellm.train.engine import Place, Update, part_norms, part_squares, pick_device, set_lr
 from onellm.train.objectives import Losses, Objective
 from onellm.train.schedule import build_adamw
+from onellm.train.shards import Shards, shards_of
+from onellm.train.state import (
+    MOMENTS,
+    Saved,
+    TrainState,
+    check_state,
+    full_shape,
+    load_buffers,
+    load_torch_state,
+    read_torch_state,
+)
+
+T = TypeVar("T")
+
+BUCKET = 50_000_000
+"""Numbers that are reduced at a time; larger buckets gain little and stand idle in memory."""
 
 
 def deepspeed_json(config: TrainConfig, world: int) -> dict[str, Any]:
@@ -39,43 +49,55 @@ def deepspeed_json(config: TrainConfig, world: int) -> dict[str, Any]:
         world: number of processes.
 
     Raises:
-        ConfigError: batches do not come out even, or ZeRO 2 with mixed micro-batches.
+        ConfigError: batches do not come out even; or ZeRO 2 or 3 with mixed micro-batches of an
+            objective whose passes are not kept in step.
     """
     if config.deepspeed is None:
         raise ConfigError("the configuration has no deepspeed section")
     per_device, passes = config.batch.split(world)
     zero = config.deepspeed.zero
-    if zero == 2 and world > 1 and config.batch.same_modality % (per_device * world):
-        # ZeRO 2 reduces gradients in the order they arrive, which must be the same everywhere.
+    lone = config.stage.objective != "lm" and config.batch.same_modality % (per_device * world)
+    if zero >= 2 and world > 1 and lone:
+        # From ZeRO 2 on gradients are reduced in the order they arrive, from 3 on weights are
+        # gathered as they are used: both must be the same everywhere.
         raise ConfigError(
-            f"deepspeed.zero=2: set batch.same_modality to a multiple of {per_device * world} "
-            f"(batch.per_device x devices), or zero=1; found {config.batch.same_modality}"
+            f"deepspeed.zero={zero}: set batch.same_modality to a multiple of "
+            f"{per_device * world} (batch.per_device x devices), or zero=1; found "
+            f"{config.batch.same_modality}"
         )
     made: dict[str, Any] = {
         "train_batch_size": config.batch.size,
         "train_micro_batch_size_per_gpu": per_device,
         "gradient_accumulation_steps": passes,
         "gradient_clipping": config.optim.grad_clip,
-        "zero_optimization": {"stage": zero, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": zero,
+            "overlap_comm": False,
+            "reduce_bucket_size": BUCKET,
+            **_offload(config),
+        },
         "bf16": {"enabled": config.dtype == "bfloat16"},
         "fp16": {"enabled": config.dtype == "float16"},
         "steps_per_print": 2**31,  # the loop has its own log
         "zero_allow_untested_optimizer": True,
+        # PyTorch's AdamW works on the CPU, too, and needs no compiler on the user's machine.
+        "zero_force_ds_cpu_optimizer": False,
     }
-    return _overlay(made, config.deepspeed.raw)
+    return overlay(made, config.deepspeed.raw)
 
 
-def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = _overlay(old, value) if both else value  # type: ignore[arg-type]
-    return merged
+def _offload(config: TrainConfig) -> dict[str, Any]:
+    assert config.deepspeed is not None
+    offload = config.deepspeed.offload
+    common: dict[str, Any] = {"pin_memory": torch.cuda.is_available()}
+    if offload.path is not None:
+        common["nvme_path"] = offload.path
+    wanted = {"offload_optimizer": offload.optimizer, "offload_param": offload.parameters}
+    return {key: {"device": where, **common} for key, where in wanted.items() if where != "none"}
 
 
 class DeepSpeedEngine:
-    """One of several processes under DeepSpeed, ZeRO 0 to 2; gloo where there is no GPU.
+    """One of several processes under DeepSpeed, ZeRO 0 to 3; gloo where there is no GPU.
 
     Args:
         objective: the loss.
@@ -87,10 +109,14 @@ class DeepSpeedEngine:
         settings = deepspeed_json(config, place.world)
         deepspeed, self._environment = _start_deepspeed(place)
         self.rank, self.world = place.rank, place.world
-        device = pick_device(place.local_rank)
-        self.objective: Objective = objective.to(device)
+        self.zero: int = config.deepspeed.zero if config.deepspeed else 0
+        self.device = pick_device(place.local_rank)
+        self.objective: Objective = objective if self.zero == 3 else objective.to(self.device)
         self.objective.in_step = True
+        if self.zero >= 2 and self.world > 1:
+            self.objective.agree = self._agree
         self.trained = objective.trained()
+        buffers = _float_buffers(objective)
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             # PyTorch's Adam: DeepSpeed's own must be compiled on the user's machine.
@@ -98,10 +124,19 @@ class DeepSpeedEngine:
             config=settings,
             dist_init_required=False,
         )
-        self.zero = config.deepspeed.zero if config.deepspeed else 0
-        self.steps = 0
+        _restore(buffers, self.device)
+        self.steps = self.updates = 0
+        self.shards: Shards | None = None
         if self.zero:
-            self._make_moments()
+            self.shards = shards_of(self.engine.optimizer, self.zero, self.rank, self.world)
+            self.shards.make_moments(0)
+
+    def _agree(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """The largest count of every modality over all processes."""
+        names = list(self.objective.model.modalities)
+        tensor = torch.tensor([counts.get(name, 0) for name in names], device=self.device)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return dict(zip(names, tensor.tolist(), strict=True))
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of a micro-batch."""
@@ -110,75 +145,116 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a loss; DeepSpeed averages over processes, the loop wants sums."""
+        self.engine.set_gradient_accumulation_boundary(last)  # packed rows: passes vary
         self.engine.backward(loss * self.world, scale_wrt_gas=False)
         if not last:
             self.engine.step()  # only counts the pass
 
-    def step(self, lr: float) -> float:
-        """Clip, update, forget the gradients; returns the gradient's norm."""
+    def step(self, lr: float) -> Update:
+        """Clip, update, forget the gradients; DeepSpeed leaves out what is not finite."""
         set_lr(self.engine.optimizer, lr)
-        # Without ZeRO, DeepSpeed clips but does not tell the norm.
-        norm = self._norm() if self.zero == 0 else None
-        self.engine.step()
+        update = self._plain_step() if self.shards is None else self._sharded_step(self.shards)
         self.steps += 1
-        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+        self.updates += update.made
+        return update
 
-    def _norm(self) -> Tensor:
+    def _plain_step(self) -> Update:
+        """Without ZeRO, DeepSpeed clips but neither tells the norm nor looks at it."""
         grads = [p.grad for p in self.trained.values() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(grads)
+        norm = float(torch.nn.utils.get_total_norm(grads))
+        norms = part_norms((n, p.grad) for n, p in self.trained.items())
+        if math.isfinite(norm):
+            self.engine.step()
+            return Update(norm, True, norms)
+        self.engine.optimizer.zero_grad(set_to_none=True)
+        self.engine.micro_steps += 1  # so that the next pass is the first of a step again
+        return Update(norm, False, norms)
+
+    def _sharded_step(self, shards: Shards) -> Update:
+        squares = part_squares((n, shards.grad(p)) for n, p in self.trained.items())
+        parts = sorted({name.partition(".")[0] for name in self.trained})
+        mine = torch.tensor([float(squares.get(p, 0.0)) for p in parts], dtype=torch.float64)
+        scale = float(getattr(self.engine.optimizer, "loss_scale", 1.0))
+        norms = {p: float(s) ** 0.5 / scale for p, s in zip(parts, self.sum(mine), strict=True)}
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm())
+        made = math.isfinite(norm) and not self.engine.optimizer.overflow
+        return Update(norm if made else math.inf, made, norms)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over processes."""
-        moved = values.to(next(iter(self.trained.values())).device)
+        moved = values.to(self.device)
         torch.distributed.all_reduce(moved)
         return moved.cpu()
 
-    def state(self) -> TrainState:
-        """Trained parameters in float32 and optimiser state, gathered from all processes."""
-        if self.zero == 0:
-            return read_torch_state(self.objective, self.engine.optimizer, self.steps)
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def share(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
+        told: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(told, value)
+        return told
 
-        buffers = self.objective.head_buffers()
-        tensors = {f"buffer/{n}": b.detach().float().cpu() for n, b in buffers.items()}
+    def state(self) -> TrainState:
+        """This process's share of trained parameters, in float32, and optimiser state."""
+        facts = {"updates": self.updates, **_scale_facts(self.engine.optimizer)}
+        if self.shards is None:
+            if self.rank:
+                return TrainState({}, self.steps, facts=facts)
+            state = read_torch_state(self.objective, self.engine.optimizer, self.steps)
+            state.facts |= facts
+            return state
+        buffers = self.objective.head_buffers() if self.rank == 0 else {}
+        tensors = {f"buffer/{n}": b.detach().cpu().clone() for n, b in buffers.items()}
+        state = TrainState(tensors, self.steps, facts=facts)
         for name, parameter in self.trained.items():
-            tensors[f"parameter/{name}"] = safe_get_full_fp32_param(parameter).cpu()
-            for key in MOMENTS:
-                tensors[f"{key}/{name}"] = safe_get_full_optimizer_state(parameter, key).cpu()
-        return TrainState(tensors, self.steps)
+            start, shape = self.shards.start(parameter), full_shape(parameter)
+            for kind in ("parameter", *MOMENTS):
+                state.put_slice(f"{kind}/{name}", self.shards.read(parameter, kind), start, shape)
+        return state
 
     @torch.no_grad()
-    def load(self, state: TrainState) -> None:
-        """Put back a state; each process keeps its part."""
-        self.steps = state.step
-        if self.zero == 0:
-            load_torch_state(self.objective, self.engine.optimizer, state)
+    def load(self, saved: Saved) -> None:
+        """Put back a state; each process takes its part."""
+        self.steps, self.updates = saved.step, saved.facts.get("updates", saved.step)
+        _restore_scale(self.engine.optimizer, saved.facts)
+        if self.shards is None:
+            load_torch_state(self.objective, self.engine.optimizer, saved, self.updates)
             return
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        check_state(self.objective, state)
-        for flat_state in self.engine.optimizer.optimizer.state.values():
-            flat_state["step"].fill_(float(state.step))
-        for name, buffer in self.objective.head_buffers().items():
-            buffer.copy_(state.tensors[f"buffer/{name}"])
+        check_state(self.objective, saved)
+        load_buffers(self.objective, saved)
+        self.shards.make_moments(self.updates)
         for name, parameter in self.trained.items():
-            value = state.tensors[f"parameter/{name}"].to(parameter.device)
-            parameter.copy_(value)
-            safe_set_full_fp32_param(parameter, value)
-            for key in MOMENTS:
-                moment = state.tensors[f"{key}/{name}"].to(parameter.device)
-                safe_set_full_optimizer_state(parameter, moment, key)
+            with self._changing(parameter) as mine:
+                if mine:
+                    parameter.copy_(saved.whole(f"parameter/{name}"))
+            start, count = self.shards.start(parameter), self.shards.count(parameter)
+            for kind in ("parameter", *MOMENTS) if count else ():
+                self.shards.write(parameter, kind, saved.read(f"{kind}/{name}", start, count))
 
-    def _make_moments(self) -> None:
-        """Give AdamW its state before its first step, so that parameters are linked to all of it.
+    def _changing(self, parameter: nn.Parameter) -> AbstractContextManager[Any]:
+        """Within it a parameter is whole; what the processes that are told True write is kept."""
+        if self.zero < 3:
+            return nullcontext(True)
+        return _Telling(_whole([parameter], modifier_rank=0), self.rank == 0)
 
-        DeepSpeed links after the first parameter group has stepped, and misses the others.
-        """
-        zero = self.engine.optimizer
-        for flat in (p for group in zero.optimizer.param_groups for p in group["params"]):
-            moments = {key: torch.zeros_like(flat) for key in MOMENTS}
-            zero.optimizer.state[flat] = {"step": torch.tensor(0.0), **moments}
-        zero._lazy_init_hp_params_optimizer_state()
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Within it, these parameters are whole on every process."""
+        if self.zero < 3:
+            return nullcontext()
+        return _whole(list(parameters))
+
+    def weights(self) -> StateDict | None:
+        """All weights of the model, gathered one by one, on the first process."""
+        model = self.objective.model
+        if self.zero < 3:
+            return weights_of(model) if self.rank == 0 else None
+        kept: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            with self.gathered([parameter]):
+                if self.rank == 0:
+                    kept[name] = parameter.detach().cpu().clone()
+        own = weights_of(model)  # shapes are empty here; names of tied weights come once
+        kept |= {n: own.read(n).cpu() for n in own.shapes if n not in kept}
+        return StateDict({n: kept[n] for n in own.shapes}) if self.rank == 0 else None
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -188,10 +264,66 @@ class DeepSpeedEngine:
         """Leave the process group and the environment as they were."""
         from deepspeed import comm
 
+        self.objective.in_step, self.objective.agree = False, None
         self.engine.destroy()
         comm.destroy_process_group()
         for name in self._environment:
             os.environ.pop(name, None)
+
+
+def _whole(parameters: list[nn.Parameter], **options: Any) -> AbstractContextManager[Any]:
+    """Within it, parameters that ZeRO 3 has divided are whole."""
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters, **options)
+    return context
+
+
+class _Telling:
+    """A context that gives a value in place of its own."""
+
+    def __init__(self, context: AbstractContextManager[Any], value: bool) -> None:
+        self.context, self.value = context, value
+
+    def __enter__(self) -> bool:
+        self.context.__enter__()
+        return self.value
+
+    def __exit__(self, *error: Any) -> Any:
+        return self.context.__exit__(*error)
+
+
+def _float_buffers(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Buffers in float32, such as rotary frequencies, which bfloat16 would spoil."""
+    return [
+        (owner, name, buffer)
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and buffer.dtype == torch.float32
+    ]
+
+
+def _restore(buffers: Iterable[tuple[nn.Module, str, Tensor]], device: torch.device) -> None:
+    for owner, name, buffer in buffers:
+        owner._buffers[name] = buffer.to(device)
+
+
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def _scale_facts(optimizer: Any) -> dict[str, Any]:
+    """The dynamic loss scale of float16, where there is one."""
+    scaler = getattr(optimizer, "loss_scaler", None)
+    if not getattr(scaler, "dynamic", False):
+        return {}
+    return {"loss_scale": {key: getattr(scaler, key) for key in _SCALE if hasattr(scaler, key)}}
+
+
+def _restore_scale(optimizer: Any, facts: Mapping[str, Any]) -> None:
+    scaler = getattr(optimizer, "loss_scaler", None)
+    if getattr(scaler, "dynamic", False):
+        for key, value in facts.get("loss_scale", {}).items():
+            setattr(scaler, key, value)
 
 
 def _start_deepspeed(place: Place) -> tuple[Any, list[str]]:
@@ -210,7 +342,9 @@ def _start_deepspeed(place: Place) -> tuple[Any, list[str]]:
     added = {name: str(value) for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     on_gpu = torch.cuda.is_available()
-    if not on_gpu:
+    if on_gpu:
+        torch.cuda.set_device(place.local_rank)
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 

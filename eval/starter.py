@@ -1,71 +1,27 @@
-"""From labelled samples to questions: what is asked, about which medium, with which true answer."""
+"""What is asked about shards in the starter pack's format: labels, a control, captions."""
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onellm.data.sample import Sample
 from onellm.data.targets import examples
 from onellm.errors import BadInput, ConfigError
-from onellm.source import Source
+from onellm.eval.annotations import Entry
+from onellm.eval.items import Item, item_of
+from onellm.eval.task import AnswerSettings, load_task
 from onellm.spelling import did_you_mean
 
-CLOSED, SHUFFLED, SECOND, CAPTION = "closed", "shuffled", "second", "caption"
+CLOSED, SHUFFLED, SECOND, CAPTION = (
+    *("starter_closed", "starter_shuffled", "starter_second", "starter_caption"),
+)
 
-TASKS = (CLOSED, SHUFFLED, SECOND, CAPTION)
+STARTER_TASKS = (CLOSED, SHUFFLED, SECOND, CAPTION)
 """``closed``: a sample's first question. ``shuffled``: the same with another sample's medium, the
 control. ``second``: its second question. ``caption``: the modality's caption prompt."""
 
 _TARGETS = {CLOSED: "closed", SHUFFLED: "closed", SECOND: "yes_no", CAPTION: "describe"}
-
-
-@dataclass(frozen=True)
-class Medium:
-    """A medium to be shown.
-
-    Args:
-        modality: its modality's name.
-        id: of the sample it comes from.
-        source: see :mod:`onellm.source`.
-    """
-
-    modality: str
-    id: str
-    source: Source = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question about some media.
-
-    Args:
-        task: a name of :data:`TASKS`, or another evaluation's.
-        modality: what the score counts for.
-        id: of the sample whose question and answer these are.
-        media: what is shown, in order.
-        question: the user's turn.
-        reference: the true answer.
-        max_new_tokens: answers are cut behind this many tokens.
-    """
-
-    task: str
-    modality: str
-    id: str
-    media: tuple[Medium, ...]
-    question: str
-    reference: str
-    max_new_tokens: int = 12
-
-    @property
-    def key(self) -> str:
-        """A name of everything the answer depends on but the model: 16 hexadecimal digits."""
-        media = [f"{m.modality}:{m.id}" for m in self.media]
-        parts = [self.task, self.modality, self.id, *media, self.question, self.reference]
-        text = "\x1f".join([*parts, str(self.max_new_tokens)])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def starter_items(
@@ -73,49 +29,86 @@ def starter_items(
     caption_prompts: Mapping[str, str],
     *,
     seed: int = 0,
-    tasks: Iterable[str] = TASKS,
+    tasks: Iterable[str] = STARTER_TASKS,
     control_items: int = 100,
     answer_tokens: int = 12,
     caption_tokens: int = 24,
 ) -> list[Item]:
-    """Everything that is asked about shards in the starter pack's format.
+    """Everything that the quick start asks.
 
     Args:
         samples: test samples by modality, one medium each.
         caption_prompts: the question that asks for a caption, by modality.
         seed: of the shuffled-media control.
-        tasks: names of :data:`TASKS`.
+        tasks: names of :data:`STARTER_TASKS`.
         control_items: a modality with few samples is shuffled in several ways, so that its
             control has about this many items and is not a matter of luck.
         answer_tokens: answers to questions are cut behind this many tokens.
         caption_tokens: captions are cut behind this many tokens.
 
     Returns:
-        items by modality, then by task; a sample without a second question or a caption has no
+        items by task, then by modality; a sample without a second question or a caption has no
         such item, and the only sample of a modality has no control.
 
     Raises:
         ConfigError: unknown task.
         BadInput: two samples of a modality with the same id.
     """
-    wanted = list(tasks)
-    for task in wanted:
-        if task not in TASKS:
-            raise ConfigError(f"unknown task {task!r}.{did_you_mean(task, TASKS)}")
     items: list[Item] = []
+    for name in tasks:
+        if name not in STARTER_TASKS:
+            raise ConfigError(f"unknown task {name!r}.{did_you_mean(name, STARTER_TASKS)}")
+        limit = caption_tokens if name == CAPTION else answer_tokens
+        task, settings = load_task(name), AnswerSettings(max_new_tokens=limit)
+        found = starter_entries(
+            samples, name, caption_prompts, seed=seed, control_items=control_items
+        )
+        items += [item_of(task, entry, settings=settings) for entry in found]
+    return items
+
+
+def starter_entries(
+    samples: Mapping[str, Sequence[Sample]],
+    task: str,
+    caption_prompts: Mapping[str, str],
+    *,
+    seed: int = 0,
+    control_items: int = 100,
+) -> Iterator[Entry]:
+    """The questions of one task; see :func:`starter_items`.
+
+    Args:
+        samples: test samples by modality, one medium each.
+        task: a name of :data:`STARTER_TASKS`.
+        caption_prompts: the question that asks for a caption, by modality.
+        seed: of the shuffled-media control.
+        control_items: about how many a modality's control has.
+
+    Raises:
+        BadInput: two samples of a modality with the same id.
+    """
     for modality, found in samples.items():
         _check_ids(modality, found)
-        for task in wanted:
-            limit = caption_tokens if task == CAPTION else answer_tokens
-            asked = examples(found, _TARGETS[task], caption_prompts[modality])
-            orders = [asked]
-            if task == SHUFFLED:
-                rounds = range(_rounds(len(asked), control_items))
-                orders = [shuffled(asked, f"{seed}/{modality}", n) for n in rounds]
-            for shown in orders:
-                pairs = zip(asked, shown, strict=True)
-                items += [_item(task, modality, a, b, limit) for a, b in pairs]
-    return items
+        asked = examples(found, _TARGETS[task], caption_prompts[modality])
+        orders = [asked]
+        if task == SHUFFLED:
+            rounds = range(_rounds(len(asked), control_items))
+            orders = [shuffled(asked, f"{seed}/{modality}", n) for n in rounds]
+        for shown in orders:
+            for mine, other in zip(asked, shown, strict=True):
+                yield _entry(modality, mine, other)
+
+
+def _entry(modality: str, asked: Sample, shown: Sample) -> Entry:
+    (_, question), (_, answer) = asked.turns
+    key = f"{modality}/{asked.id}"
+    return Entry(
+        id=key if shown is asked else f"{key}/{shown.id}",
+        target=answer,
+        values={"question": question},
+        meta={"modality": modality, "sample": asked.id},
+        media=tuple((name, shown.id, source) for name, source in shown.media),
+    )
 
 
 def shuffled(samples: Sequence[Sample], seed: str, number: int = 0) -> list[Sample]:
@@ -145,12 +138,6 @@ def shuffled(samples: Sequence[Sample], seed: str, number: int = 0) -> list[Samp
 def _rounds(count: int, control_items: int) -> int:
     """How many derangements: none of one sample, at most all of them."""
     return min(count - 1, max(1, round(control_items / count))) if count > 1 else 0
-
-
-def _item(task: str, modality: str, asked: Sample, shown: Sample, limit: int) -> Item:
-    (_, question), (_, reference) = asked.turns
-    media = tuple(Medium(name, shown.id, source) for name, source in shown.media)
-    return Item(task, modality, asked.id, media, question, reference, limit)
 
 
 def _check_ids(modality: str, samples: Sequence[Sample]) -> None:

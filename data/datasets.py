@@ -1,0 +1,363 @@
+"""Data sets by name, as the configuration lists them, and what a run draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, model_validator
+
+from onellm.config import StrictModel
+from onellm.data.loader import group_of
+from onellm.data.order import Part
+from onellm.data.records import (
+    SUFFIXES,
+    Format,
+    Records,
+    open_hub,
+    open_parquet,
+    open_text,
+)
+from onellm.data.sample import Sample
+from onellm.data.streams import Shelf, find_shards, is_address, listed_sizes
+from onellm.data.targets import Target, examples
+from onellm.data.tars import TarSamples
+from onellm.data.translate import Translator, check_declared
+from onellm.errors import BadInput, ConfigError
+from onellm.modality import Modality
+
+
+class Derived(StrictModel):
+    """A field made from another one's text.
+
+    Attributes:
+        field: the other one.
+        replace: what is replaced in it.
+        by: by what.
+    """
+
+    field: str
+    replace: str
+    by: str
+
+
+class DatasetConfig(StrictModel):
+    """One data set: where it is, and what its fields mean where they do not say so themselves.
+
+    Attributes:
+        path: a file, a folder or pattern of tar shards, an address (``https://…/{000..099}.tar``,
+            ``pipe:COMMAND``), or a data set of the Hugging Face Hub with ``format: hub``; several
+            as a list.
+        name: in logs and weights; the file's name if left out.
+        format: ``"auto"`` goes by the suffix; a folder is one of tar shards.
+        modality: of the media, for data that do not say.
+        media: folder that relative paths begin from; the file's own if left out.
+        fields: our field → theirs, such as ``{caption: TEXT, question: problem}``.
+        derive: fields made from others, such as the path of a depth map from its picture's.
+        describe: ask the modality's caption prompt in front of captions, to tune with them.
+        targets: make texts of ``text``, ``label`` and ``qa`` fields: see
+            :data:`onellm.data.targets.Target`. Reads the whole set into memory.
+        split: of a data set of the hub.
+        weight: share of the draws beside other data sets with weights.
+        epochs: how often a run of one epoch goes through it; 0.5 for half of it.
+    """
+
+    path: str | tuple[str, ...]
+    name: str = ""
+    format: Format = "auto"
+    modality: str = ""
+    media: str = ""
+    fields: dict[str, str] = Field(default_factory=dict)
+    derive: dict[str, Derived] = Field(default_factory=dict)
+    describe: bool = False
+    targets: dict[Target, PositiveFloat] = Field(default_factory=dict)
+    split: str = "train"
+    weight: PositiveFloat | None = None
+    epochs: PositiveFloat = 1.0
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def kind(self) -> str:
+        """The format, found by the suffix where it was not given.
+
+        Raises:
+            ConfigError: the suffix says nothing.
+        """
+        if self.format != "auto":
+            return self.format
+        first = self.paths[0]
+        if first.startswith("pipe:") or Path(first).is_dir():
+            return "tar"
+        suffix = Path(first.split("?")[0]).suffix.lower()
+        if suffix not in SUFFIXES:
+            known = ", ".join(sorted(SUFFIXES))
+            raise ConfigError(
+                f"data.datasets: {first}: give its format, or a file of {known} or a folder of tars"
+            )
+        return SUFFIXES[suffix]
+
+    @property
+    def title(self) -> str:
+        """The name, or what stands for one."""
+        return self.name or Path(self.paths[0].split("?")[0].rstrip("/")).stem
+
+    @model_validator(mode="after")
+    def _has_a_path(self) -> Self:
+        if not self.paths:
+            raise ValueError("path: give at least one")
+        return self
+
+
+class RecordSamples(Sequence[Sample]):
+    """The samples of a table of records.
+
+    Args:
+        records: the table.
+        translator: makes samples of records.
+        rows: which records, by their number.
+    """
+
+    def __init__(
+        self, records: Records, translator: Translator, rows: NDArray[np.int64] | None = None
+    ) -> None:
+        self.records, self.translator = records, translator
+        self.rows = np.arange(len(records)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = int(self.rows[index])
+        return self.translator.sample(self.records[row], row)
+
+    def by_group(self) -> dict[str, RecordSamples]:
+        """The same samples, apart by the modalities of their media."""
+        if not len(self.rows):
+            return {}
+        if self.records.uniform:
+            return {self._group(int(self.rows[0])) or "text": self}
+        groups: dict[str, list[int]] = {}
+        for row in self.rows.tolist():
+            groups.setdefault(self._group(row), []).append(row)
+        # Broken records go where most are: whoever draws one will hear of it, or take the next.
+        broken = groups.pop("", [])
+        most = max(groups, key=lambda group: len(groups[group]), default="text")
+        groups[most] = sorted([*groups.get(most, []), *broken])
+        return {
+            group: RecordSamples(self.records, self.translator, np.array(rows))
+            for group, rows in groups.items()
+        }
+
+    def _group(self, row: int) -> str:
+        try:
+            return self.translator.group(self.records[row])
+        except BadInput:
+            return ""
+
+
+@dataclass
+class Collection:
+    """A data set, opened.
+
+    Args:
+        config: what was asked for.
+        groups: its samples by the modalities of their media.
+    """
+
+    config: DatasetConfig
+    groups: dict[str, Sequence[Sample]]
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return sum(map(len, self.groups.values()))
+
+
+def open_dataset(
+    config: DatasetConfig, modalities: Mapping[str, Modality], shelf: Shelf
+) -> Collection:
+    """Open a data set; text files are gone through once, media are left alone.
+
+    Args:
+        config: where it is.
+        modalities: known modalities by name.
+        shelf: for what has to be fetched.
+
+    Raises:
+        BadInput: it is missing, empty or damaged.
+        ConfigError: it declares an unknown modality, or its format is not known.
+    """
+    check_declared(config.modality, modalities)
+    kind = config.kind
+    if kind == "tar":
+        groups = _open_tars(config, _translator(config, modalities, Path()), shelf)
+    else:
+        groups = _open_records(config, kind, modalities, shelf)
+    if not any(map(len, groups.values())):
+        raise BadInput(config.paths[0], expected="samples", found="none")
+    if config.targets:
+        groups = _with_targets(config, groups, modalities)
+    return Collection(config, groups)
+
+
+def _translator(
+    config: DatasetConfig, modalities: Mapping[str, Modality], folder: Path
+) -> Translator:
+    return Translator(
+        config.title,
+        modalities,
+        folder,
+        modality=config.modality,
+        fields=config.fields,
+        derive={name: (d.field, d.replace, d.by) for name, d in config.derive.items()},
+        describe=config.describe,
+    )
+
+
+def _open_records(
+    config: DatasetConfig, kind: str, modalities: Mapping[str, Modality], shelf: Shelf
+) -> dict[str, Sequence[Sample]]:
+    folder = Path(config.media)
+    if kind == "hub":
+        tables: list[tuple[Records, Path]] = [
+            (open_hub(path, config.split), folder) for path in config.paths
+        ]
+    elif kind == "parquet":
+        files = [shelf.path(path) for path in config.paths]
+        tables = [(open_parquet(files), folder if config.media else files[0].parent)]
+    else:
+        tables = []
+        for path in config.paths:
+            file = shelf.path(path)
+            beside = Path() if is_address(path) else file.parent
+            tables.append((open_text(file, kind), folder if config.media else beside))
+    groups: dict[str, list[Sequence[Sample]]] = {}
+    for table, beside in tables:
+        samples = RecordSamples(table, _translator(config, modalities, beside))
+        for group, own in samples.by_group().items():
+            groups.setdefault(group, []).append(own)
+    return {group: _joined(parts) for group, parts in groups.items()}
+
+
+def _open_tars(
+    config: DatasetConfig, translator: Translator, shelf: Shelf
+) -> dict[str, Sequence[Sample]]:
+    """Shards apart by what their first samples hold; a shard is of one group of modalities."""
+    shards = find_shards(config.paths)
+    sizes = listed_sizes(shards, shelf)
+
+    def samples(own: list[str], modality: str) -> TarSamples:
+        return TarSamples(own, sizes, config.title, translator, modality, shelf.path)
+
+    # A shard called audio-000.tar holds audio, whatever else its members look like.
+    named: dict[str, list[str]] = {}
+    for shard in shards:
+        head = Path(shard).name.partition("-")[0]
+        known = config.modality or (head if head in translator.modalities else "")
+        named.setdefault(known, []).append(shard)
+    groups: dict[str, Sequence[Sample]] = {n: samples(own, n) for n, own in named.items() if n}
+    found: dict[str, list[str]] = {}
+    for shard in named.get("", ()):
+        one = samples([shard], "")
+        sizes[shard] = len(one)
+        found.setdefault(group_of(one[0]), []).append(shard)
+    for group, own in found.items():
+        rest = samples(own, "")
+        groups[group] = _joined([groups[group], rest]) if group in groups else rest
+    return groups
+
+
+class _Joined(Sequence[Sample]):
+    """Several tables one behind the other."""
+
+    def __init__(self, parts: list[Sequence[Sample]]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts]).tolist()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[number][index - (self.ends[number - 1] if number else 0)]
+
+
+def _joined(parts: list[Sequence[Sample]]) -> Sequence[Sample]:
+    return parts[0] if len(parts) == 1 else _Joined(parts)
+
+
+def _with_targets(
+    config: DatasetConfig,
+    groups: Mapping[str, Sequence[Sample]],
+    modalities: Mapping[str, Modality],
+) -> dict[str, Sequence[Sample]]:
+    """Samples with their texts made by targets, one list for each group and target."""
+    made: dict[str, Sequence[Sample]] = {}
+    for group, samples in groups.items():
+        last = group.split("+")[-1]
+        prompt = modalities[last].caption_prompt if last in modalities else ""
+        for target in config.targets:
+            found = examples(list(samples), target, prompt)
+            if found:
+                made[f"{group}/{target}"] = found
+    unused = set(config.targets) - {key.split("/")[1] for key in made}
+    if unused:
+        raise ConfigError(f"data.datasets: {config.title}: no sample has {', '.join(unused)}")
+    return made
+
+
+def mixture(
+    collections: Sequence[Collection], *, media: bool = True
+) -> tuple[list[Part], list[Sequence[Sample]]]:
+    """What a run draws from: a part for each data set and group of modalities.
+
+    With weights, a data set's share of the draws is its weight; without, its size times its
+    epochs. Inside a data set groups are drawn in proportion to their size.
+
+    Args:
+        collections: opened data sets.
+        media: false leaves the media out.
+
+    Raises:
+        ConfigError: two data sets of one name, or weights for some of them only.
+    """
+    titles = [c.config.title for c in collections]
+    if len(set(titles)) < len(titles):
+        raise ConfigError(f"data.datasets: give each its own name; found {', '.join(titles)}")
+    weighted = [c.config.title for c in collections if c.config.weight is not None]
+    if weighted and len(weighted) < len(collections):
+        rest = ", ".join(sorted(set(titles) - set(weighted)))
+        raise ConfigError(f"data.datasets: {weighted[0]} has a weight, {rest} has none")
+    parts: list[Part] = []
+    kept: list[Sequence[Sample]] = []
+    for collection in collections:
+        config, shares = collection.config, _shares(collection)
+        for name, samples in collection.groups.items():
+            size = len(samples)
+            whole = config.weight or collection.size * config.epochs
+            group = name.split("/")[0] if media else "text"
+            pieces = tuple(samples.sizes) if isinstance(samples, TarSamples) else ()
+            weight = whole * shares[name]
+            parts.append(Part(f"{config.title}/{name}", group, size, weight, config.epochs, pieces))
+            kept.append(samples if media else [replace(s, media=()) for s in samples])
+    return parts, kept
+
+
+def _shares(collection: Collection) -> dict[str, float]:
+    """What share of a data set's draws each of its lists gets."""
+    targets = collection.config.targets
+    own = {
+        name: len(samples) * (targets[name.split("/")[1]] if targets else 1)  # type: ignore[index]
+        for name, samples in collection.groups.items()
+    }
+    return {name: size / sum(own.values()) for name, size in own.items()}

@@ -1,0 +1,288 @@
+"""Going through all data of a run before it is booked: what is broken, how long samples are.
+
+Nothing here needs weights; of a model only its options and its text tokenizer are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from onellm.data.loader import Encode, medium_key
+from onellm.data.sample import Sample
+from onellm.data.workers import in_processes
+from onellm.errors import BadInput, ConfigError
+from onellm.modality import Modality
+from onellm.prompts import encode_example
+from onellm.registry import get_modality, modality_classes
+from onellm.splice import IGNORED
+
+JOB = 16
+KINDS = ("missing", "broken", "unsupervised", "too long")
+"""What may be wrong with a sample. A long text is cut off; with the others it cannot be used."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a model the data depend on.
+
+    Args:
+        modalities: with the model's options, by name.
+        encode: turns → ids and labels; None where no text tokenizer is known.
+        medium_tokens: positions that a medium takes in the LLM.
+        note: what could not be had, for the user.
+    """
+
+    modalities: Mapping[str, Modality]
+    encode: Encode | None
+    medium_tokens: int
+    note: str = ""
+
+
+def reading_of(model: str = "", tokenizer: str = "") -> Reading:
+    """Read a saved model's options and tokenizer; the published options without a model.
+
+    Args:
+        model: folder of a saved model, or a hub id.
+        tokenizer: a folder or hub id of a text tokenizer, in place of the model's.
+
+    Raises:
+        CheckpointError: there is no such model or tokenizer.
+    """
+    from onellm.checkpoint import CONFIG, TEXT, folder_of, read_description
+    from onellm.text import load_text_tokenizer
+
+    names: dict[str, dict[str, Any]] = {name: {} for name in modality_classes()}
+    queries, prompts, text = 30, "plain", None
+    if model:
+        folder = folder_of(model)
+        described = read_description(folder / CONFIG).model
+        names, prompts = described.modalities, described.prompt_format
+        queries = described.projector.queries
+        if (folder / TEXT).is_dir():
+            text = load_text_tokenizer(folder / TEXT)
+    if tokenizer:
+        text = _tokenizer(tokenizer)
+    modalities = {name: get_modality(name, **options) for name, options in names.items()}
+    encode = partial(encode_example, text, prompts) if text is not None else None
+    note = "" if text else "no text tokenizer: name one with --model or --tokenizer"
+    return Reading({m.name: m for m in modalities.values()}, encode, queries + 2, note)
+
+
+def _tokenizer(place: str) -> Any:
+    from pathlib import Path
+
+    from onellm.errors import CheckpointError
+    from onellm.text import HFText, load_text_tokenizer
+
+    if Path(place).is_dir():
+        return load_text_tokenizer(place)
+    from transformers import AutoTokenizer
+
+    try:
+        return HFText(AutoTokenizer.from_pretrained(place))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{place}: no text tokenizer ({error})") from error
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a sample.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        sample: its id.
+        message: file, expected and found.
+    """
+
+    kind: str
+    sample: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one sample.
+
+    Args:
+        part: index of its list.
+        modalities: of its media.
+        tokens: positions it takes in the LLM, media included; 0 where texts were not measured.
+        learned: supervised tokens.
+        faults: what is wrong with it.
+    """
+
+    part: int
+    modalities: tuple[str, ...]
+    tokens: int = 0
+    learned: int = 0
+    faults: tuple[Fault, ...] = ()
+
+
+class Surveyor:
+    """Looks at samples.
+
+    Args:
+        parts: lists of samples.
+        reading: modalities and text tokenizer.
+        max_tokens: longest text; 0 for no limit.
+        media: whether media are read.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Sequence[Sample]],
+        reading: Reading,
+        *,
+        max_tokens: int = 0,
+        media: bool = True,
+    ) -> None:
+        self.parts, self.reading = parts, reading
+        self.max_tokens, self.media = max_tokens, media
+        self._seen: dict[str, str] = {}  # files that many samples ask about
+
+    def look(self, place: tuple[int, int]) -> Look:
+        """Look at one sample: (part, index)."""
+        part, index = place
+        try:
+            sample = self.parts[part][index]
+        except BadInput as error:
+            fault = Fault("broken", f"#{index}", str(error))
+            return Look(part, (), faults=(fault,))
+        faults = list(self._media(sample)) if self.media else []
+        tokens = learned = 0
+        try:
+            tokens, learned, said = self._text(sample)
+            faults += [Fault(kind, sample.id, why) for kind, why in said]
+        except BadInput as error:
+            faults.append(Fault("broken", sample.id, str(error)))
+        names = tuple(name for name, _ in sample.media)
+        return Look(part, names, tokens, learned, tuple(faults))
+
+    def _media(self, sample: Sample) -> Iterator[Fault]:
+        for position, (name, source) in enumerate(sample.media):
+            key = medium_key(sample, position)
+            if key not in self._seen:
+                self._seen[key] = ""
+                try:
+                    self.reading.modalities[name].load(source)
+                except BadInput as error:
+                    kind = "missing" if error.found == "no such file" else "broken"
+                    self._seen[key] = f"{kind}|{error}"
+            kind, _, message = self._seen[key].partition("|")
+            if kind:
+                yield Fault(kind, sample.id, message)
+
+    def _text(self, sample: Sample) -> tuple[int, int, list[tuple[str, str]]]:
+        """Positions, supervised tokens within the limit, and what is wrong."""
+        if not sample.turns:
+            return 0, 0, [("unsupervised", f"{sample.id}: expected a text; found none")]
+        if self.reading.encode is None:
+            return 0, 0, []
+        ids, labels = self.reading.encode(sample.turns)
+        limit = self.max_tokens or len(ids)
+        learned = int((labels[1:limit] != IGNORED).sum())
+        tokens = len(ids) + self.reading.medium_tokens * len(sample.media)
+        wrong = []
+        if not learned:
+            found = f"{len(ids)} tokens, none learned within {limit}"
+            wrong.append(("unsupervised", f"{sample.id}: expected an answer; found {found}"))
+        elif len(ids) > limit:
+            found = f"{len(ids)} tokens"
+            wrong.append(("too long", f"{sample.id}: expected at most {limit}; found {found}"))
+        return tokens, learned, wrong
+
+    def looks(self, workers: int = 0) -> Iterator[Look]:
+        """Look at every sample once, in order.
+
+        Args:
+            workers: processes that share the work; 0 does it here.
+        """
+        places = ((part, index) for part, own in enumerate(self.parts) for index in range(len(own)))
+        if not workers:
+            yield from map(self.look, places)
+            return
+        for looks in in_processes(self.look, _batches(places), workers):
+            yield from looks
+
+
+def _batches(places: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    batch: list[tuple[int, int]] = []
+    for place in places:
+        batch.append(place)
+        if len(batch) == JOB:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@dataclass
+class Survey:
+    """What was seen of a run's data.
+
+    Args:
+        names: of its lists.
+        samples: how many there are, by list and modalities.
+        faulty: samples with each kind of fault, by list and modalities.
+        tokens: positions of each sample, by modalities.
+        learned: supervised tokens of each sample, by modalities.
+        faults: all of them, in order.
+    """
+
+    names: Sequence[str]
+    samples: Counter[tuple[str, str]] = field(default_factory=Counter)
+    faulty: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    learned: dict[str, list[int]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, look: Look) -> None:
+        """Count one look."""
+        group = "+".join(dict.fromkeys(look.modalities)) or "text"
+        name = self.names[look.part]
+        self.samples[name, group] += 1
+        for kind in {fault.kind for fault in look.faults}:
+            self.faulty[name, group, kind] += 1
+        self.faults += look.faults
+        if look.tokens:
+            self.tokens.setdefault(group, []).append(look.tokens)
+            self.learned.setdefault(group, []).append(look.learned)
+
+    @property
+    def usable(self) -> bool:
+        """Whether every sample can be trained on."""
+        return all(fault.kind == "too long" for fault in self.faults)
+
+    def rows(self) -> list[list[str]]:
+        """List, modalities, samples, and how many have each kind of fault."""
+        return [
+            [name, group, f"{count:,}"] + [f"{self.faulty[name, group, kind]:,}" for kind in KINDS]
+            for (name, group), count in self.samples.items()
+        ]
+
+
+def survey(
+    names: Sequence[str],
+    surveyor: Surveyor,
+    workers: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Survey:
+    """Look at every sample.
+
+    Args:
+        names: of the surveyor's lists.
+        surveyor: looks.
+        workers: processes that share the work.
+        advance: called after each sample.
+    """
+    if len(names) != len(surveyor.parts):
+        raise ConfigError(f"{len(names)} names for {len(surveyor.parts)} lists")
+    found = Survey(names)
+    for look in surveyor.looks(workers):
+        found.add(look)
+        advance()
+    return found

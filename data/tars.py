@@ -1,0 +1,269 @@
+"""Samples in tar shards of webdataset's layout, found by place: any one can be read at once.
+
+A sample is the members of one tar that share a key: ``0001.json``, ``0001.jpg``, ``0001.wav`` …
+Shards are files, or addresses that are fetched when one of their samples is wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from onellm.data.sample import Sample
+from onellm.data.translate import Translator
+from onellm.errors import BadInput
+from onellm.modality import Modality
+from onellm.source import Blob, Source
+
+LISTING = "shards.json"
+_OPEN = 16  # shards whose places are kept in memory, and whose files are kept open
+
+Member = tuple[int, int]
+"""First byte and number of bytes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample of a tar.
+
+    Args:
+        key: what its members' names have in common.
+        members: suffix without its first dot → where it is.
+    """
+
+    key: str
+    members: Mapping[str, Member]
+
+
+def index_tar(path: Path) -> list[Entry]:
+    """Find the samples of a tar by its headers.
+
+    Raises:
+        BadInput: missing, compressed, damaged, cut off, empty, or with one key in two places.
+    """
+    if not path.is_file():
+        raise BadInput(path, expected="a tar file", found="no such file")
+    entries: list[Entry] = []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            _check_end(path)
+            for member in tar:
+                if member.isfile():
+                    _put(entries, member)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        hint = "Compressed tars cannot be read at any place: unpack them." if _packed(path) else ""
+        expected = "a readable tar file"
+        raise BadInput(path, expected=expected, found=f"{error}", hint=hint) from error
+    if not entries:
+        raise BadInput(path, expected="a tar of samples", found="no sample in it")
+    key, times = Counter(entry.key for entry in entries).most_common(1)[0]
+    if times > 1:
+        found = f"{key!r} in {times} places"
+        raise BadInput(path, expected="members of a sample next to each other", found=found)
+    return entries
+
+
+def _put(entries: list[Entry], member: tarfile.TarInfo) -> None:
+    folder, _, file = member.name.rpartition("/")
+    stem, dot, suffix = file.partition(".")
+    if not dot or not stem:  # notes of the author, hidden files
+        return
+    key = f"{folder}/{stem}" if folder else stem
+    if not entries or entries[-1].key != key:
+        entries.append(Entry(key, {}))
+    members: Any = entries[-1].members
+    members[suffix.lower()] = (member.offset_data, member.size)
+
+
+def _packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+
+
+def _check_end(path: Path) -> None:
+    """Find a tar that was cut off between two members, which reads like a shorter one."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1024))
+        if file.read().strip(b"\0"):  # every tar ends with two blocks of zeros
+            found = "one without its end mark: it is cut off"
+            raise BadInput(path, expected="a readable tar file", found=found)
+
+
+class Shard:
+    """An open tar.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.entries = path, index_tar(path)
+        self._file: int = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def read(self, index: int) -> tuple[str, dict[str, bytes]]:
+        """Key and members of a sample. Several processes and threads may read at once."""
+        entry = self.entries[index]
+        files = {
+            suffix: os.pread(self._file, size, start)
+            for suffix, (start, size) in entry.members.items()
+        }
+        return entry.key, files
+
+
+class TarSamples(Sequence[Sample]):
+    """The samples of several shards.
+
+    Args:
+        shards: paths or addresses.
+        sizes: numbers of samples; those left out are counted, for which a shard must be read.
+        name: of the data set; begins the samples' ids.
+        translator: knows the modalities, and what the fields of ``.json`` members mean.
+        modality: of the media, where the members do not tell; "" leaves it to them.
+        fetch: path or address → path of a file.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        sizes: Mapping[str, int],
+        name: str,
+        translator: Translator,
+        modality: str = "",
+        fetch: Callable[[str], Path] = Path,
+    ) -> None:
+        self.shards, self.name, self.translator = list(shards), name, translator
+        self.modality, self.fetch = modality, fetch
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self.sizes = [
+            sizes[s] if s in sizes else len(self._shard(n).entries)
+            for n, s in enumerate(self.shards)
+        ]
+        self._ends = list(accumulate(self.sizes))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_open": OrderedDict()}  # open files do not travel
+
+    def _shard(self, number: int) -> Shard:
+        if number not in self._open:
+            shard = Shard(self.fetch(self.shards[number]))
+            if hasattr(self, "sizes") and len(shard.entries) != self.sizes[number]:
+                raise BadInput(
+                    self.shards[number],
+                    expected=f"{self.sizes[number]} samples, as {LISTING} says",
+                    found=f"{len(shard.entries)}",
+                )
+            self._open[number] = shard
+            while len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+        self._open.move_to_end(number)
+        return self._open[number]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = bisect_right(self._ends, index)
+        place = index - (self._ends[number] - self.sizes[number])
+        key, files = self._shard(number).read(place)
+        shard = self.shards[number]
+        return self._sample(f"{self.name}/{Path(shard).stem}/{key}", f"{shard}/{key}", files)
+
+    def _sample(self, name: str, place: str, files: dict[str, bytes]) -> Sample:
+        record = read_meta(f"{place}.json", files.pop("json")) if "json" in files else {}
+        caption = files.pop("txt", None)
+        if caption is not None:
+            record.setdefault("caption", caption.decode("utf-8", "replace").strip())
+        if "media" in record:
+            media = [(kind, _members(source, files, place)) for kind, source in record.pop("media")]
+        elif self.modality:
+            modality = self.translator.modalities[self.modality]
+            media = [(self.modality, modality.from_shard(files, record, place))]
+        else:
+            media = _by_suffix(files, record, place, self.translator.modalities)
+        said = self.translator.sample(record, 0)
+        turns = said.turns
+        if self.translator.describe and media and [role for role, _ in turns] == ["assistant"]:
+            prompt = self.translator.modalities[media[-1][0]].caption_prompt
+            turns = (("user", prompt), *turns)
+        return Sample(name, tuple(media), turns, said.meta, said.captions)
+
+
+def read_meta(name: str, data: bytes) -> dict[str, Any]:
+    """Parse the ``.json`` of a sample.
+
+    Args:
+        name: for error messages.
+        data: the member.
+
+    Raises:
+        BadInput: not an object in JSON.
+    """
+    try:
+        meta = json.loads(data)
+    except ValueError as error:
+        raise BadInput(name, expected="valid JSON", found=f"{error}") from error
+    if not isinstance(meta, dict):
+        raise BadInput(name, expected="a JSON object", found=type(meta).__name__)
+    return meta
+
+
+def _members(source: Any, files: Mapping[str, bytes], place: str) -> Source:
+    """A source as :mod:`onellm.data.convert` wrote it: names of members as leaves."""
+    if isinstance(source, list):
+        return tuple(_members(part, files, place) for part in source)
+    if isinstance(source, dict):
+        return source | {"data": _members(source["data"], files, place)}
+    if source not in files:
+        found = ", ".join(sorted(files)) or "no member"
+        raise BadInput(place, expected=f"the member {source!r} that its .json names", found=found)
+    return Blob(f"{place}.{source}", files[source])
+
+
+def _by_suffix(
+    files: Mapping[str, bytes],
+    meta: Mapping[str, Any],
+    place: str,
+    modalities: Mapping[str, Modality],
+) -> list[tuple[str, Source]]:
+    """Media of a sample that says nothing about them.
+
+    ``<modality>.<suffix>`` names its modality, also with a number (``image1.jpg``) and with
+    further parts (``depth.rgb.jpg``); otherwise a suffix must belong to one modality alone.
+    """
+    media: list[tuple[str, Source]] = []
+    named: dict[tuple[str, str], dict[str, bytes]] = {}
+    for suffix, data in files.items():
+        head, _, rest = suffix.partition(".")
+        match = re.fullmatch(r"(.*?)[-_]?(\d*)", head)
+        if rest and match and match.group(1) in modalities:
+            named.setdefault((match.group(1), match.group(2)), {})[rest] = data
+            continue
+        readers = [m.name for m in modalities.values() if f".{suffix}" in m.suffixes]
+        if len(readers) > 1:
+            raise BadInput(
+                place,
+                expected=f"one modality that reads .{suffix}",
+                found=" and ".join(readers),
+                hint="Set 'modality' of the data set, or call members <modality>.<suffix>.",
+            )
+        if readers:
+            media.append((readers[0], Blob(f"{place}.{suffix}", data)))
+    for (name, number), own in named.items():
+        key = f"{place}.{name}{number}"
+        media.append((name, modalities[name].from_shard(own, meta, key)))
+    return media

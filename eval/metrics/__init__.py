@@ -1,0 +1,1 @@
+"""Metrics as pure functions: strings and numbers in, numbers out; no torch, no Java, no files."""

@@ -1,0 +1,35 @@
+"""Classification of shapes that lie in folders by class: ModelNet40 (Wu et al., CVPR 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from onellm.errors import BadInput
+from onellm.eval.annotations import Entry
+
+
+def read(files: Mapping[str, Path], split: str = "test", pattern: str = "*.off") -> Iterator[Entry]:
+    """Yield shapes class by class; the folders' names are the classes.
+
+    Args:
+        files: ``folder``, which holds ``<class>/<split>/<file>``.
+        split: ``train`` or ``test``.
+        pattern: of the files' names.
+
+    Raises:
+        BadInput: no such folder, or no class in it.
+    """
+    root = files["folder"]
+    classes = sorted(path.parent.name for path in root.glob(f"*/{split}") if path.is_dir())
+    if not classes:
+        raise BadInput(root, expected=f"folders <class>/{split}", found="none")
+    for name in classes:
+        for path in sorted((root / name / split).glob(pattern)):
+            yield Entry(
+                id=path.stem,
+                target=name,
+                values={"path": str(path.relative_to(root))},
+                meta={"class": name},
+                options=tuple(classes),
+            )

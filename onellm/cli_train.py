@@ -1,0 +1,156 @@
+"""Verbs of training: train, export, plot. They register with :data:`onellm.cli.app` on import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onellm.cli import RESUMABLE, Kind, _help, _manners, app
+
+if TYPE_CHECKING:
+    from onellm.train.dry_run import DryRun
+
+
+@app.command(
+    **_help(
+        "Train one stage in this process.",
+        "onellm train warmup model=models/start out=runs/warmup",
+        "onellm train my-stage.yaml optim.lr=2e-4 length.steps=500",
+        "onellm train instruct --hardware 1x24gb model=DIR data.folder=DIR out=runs/mine",
+        "onellm train align_image --dry-run --devices 8 model=DIR data.folder=DIR",
+        "deepspeed --module onellm.train.launch align_image out=runs/image",
+        more="DeepSpeed's launcher takes the same arguments.",
+    )
+)
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or a stage of: onellm ls stages.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as optim.lr=2e-4.")
+    ] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="1x24gb, 1x80gb, 8x80gb, 16x80gb, or a YAML file.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would be; train nothing.")
+    ] = False,
+    devices: Annotated[int, typer.Option(min=1, help="With --dry-run: number of GPUs.")] = 1,
+    tflops: Annotated[
+        float, typer.Option(min=0, help="With --dry-run: 10^12 operations a second of each.")
+    ] = 400.0,
+) -> None:
+    """Run :func:`onellm.train.launch.run_training` under a progress bar."""
+    with _manners(RESUMABLE):
+        from onellm.train.config import read_config
+
+        settings = read_config(config, overrides or [], hardware)
+        if dry_run:
+            from onellm.train.dry_run import dry_run as look
+
+            _tell(look(settings, devices), tflops)
+            return
+        from onellm.progress import follow, watch
+        from onellm.train.launch import STOPPED, run_training
+        from onellm.train.signals import Stopped
+
+        try:
+            with watch() as progress:
+                out = run_training(settings, follow(progress))
+        except Stopped as stopped:
+            typer.echo(str(stopped), err=True)
+            raise typer.Exit(STOPPED) from stopped
+    typer.echo(f"model: {out}")
+
+
+def _tell(run: DryRun, tflops: float) -> None:
+    """Print what a run would be."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from onellm.progress import duration
+
+    console = Console()
+    table = Table("part", title="parameters", title_justify="left", box=None, pad_edge=False)
+    table.add_column("all", justify="right")
+    table.add_column("trained", justify="right")
+    for part, count in run.parts.items():
+        table.add_row(part, f"{count.all:,}", f"{count.trained:,}" if count.trained else "–")
+    totals = [sum(c.all for c in run.parts.values()), sum(c.trained for c in run.parts.values())]
+    table.add_row("total", *(f"{total:,}" for total in totals), style="bold")
+    console.print(table, "", sep="\n")
+
+    title = f"memory of each of {run.world} device(s)"
+    console.print(title, style="italic", highlight=False)
+    table = Table("component", box=None, pad_edge=False)
+    table.add_column("GB", justify="right")
+    for part, size in run.memory.items():
+        table.add_row(part, f"{size / 1e9:,.2f}")
+    table.add_row("peak", f"{run.peak / 1e9:,.2f}", style="bold")
+    for part, size in run.host.items():
+        table.add_row(f"in the machine's memory: {part}", f"{size / 1e9:,.2f}")
+    console.print(table, "", sep="\n")
+
+    batch = run.config.batch.size
+    console.print(
+        f"{run.steps:,} steps of {batch} = {run.world} x {run.per_device} x {run.passes} passes; "
+        f"{run.flops / 1e12:,.1f} TFLOP a step; {duration(run.seconds(tflops))} at {tflops:g} "
+        "TFLOP/s of each device (--tflops)\n",
+        highlight=False,
+    )
+    console.print("first pass, what is learned in \\[\\[ ]]:", highlight=False)
+    for text in run.example_texts[:8]:
+        console.print(f"  {text}", markup=False, highlight=False)
+    if len(run.example_texts) > 8:
+        console.print(f"  … {len(run.example_texts) - 8} more", highlight=False)
+
+
+@app.command(
+    **_help(
+        "Write the model of a run's checkpoint, of any ZeRO stage.",
+        "onellm export runs/instruct models/mine",
+        "onellm export runs/instruct models/mine --step 2000 --dtype bfloat16",
+        more="It needs no GPU. A LoRA is merged into the LLM.",
+    )
+)
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model.")],
+    step: Annotated[int | None, typer.Option(help="Of the checkpoint; the newest.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What the run started from, if it has moved.")
+    ] = None,
+    dtype: Annotated[Kind | None, typer.Option(help="Of the weights; as they started.")] = None,
+) -> None:
+    """Run :func:`onellm.train.finish.export_run`."""
+    with _manners():
+        import torch
+
+        from onellm.train.finish import export_run
+
+        kind = getattr(torch, dtype) if dtype else None
+        taken = export_run(run, out, step=step, model=model, dtype=kind)
+    typer.echo(f"model: {out}  (stage {taken.stage}, step {taken.step})")
+
+
+@app.command(
+    **_help(
+        "Draw the curves of training runs: loss, learning rate, speed, router.",
+        "onellm plot runs/align_image",
+        "onellm plot runs/a runs/b --out compare",
+        more="Several runs are drawn over each other.",
+    )
+)
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for training.png and .html; the first run's.")
+    ] = None,
+) -> None:
+    """Run :func:`onellm.train.plot.plot_runs`."""
+    with _manners():
+        from onellm.train.plot import plot_runs
+
+        folder = runs[0] if runs[0].is_dir() else runs[0].parent
+        for file in plot_runs(runs, out or folder):
+            typer.echo(str(file))

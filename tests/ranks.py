@@ -1,0 +1,25 @@
+"""One of several processes that train a list of configurations, one after the other.
+
+Starting Python and importing everything takes longer than a tiny run, so tests start the processes
+once and let them run all there is. Its arguments are JSON files, a port for each behind a colon.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from onellm.train.config import read_config
+from onellm.train.launch import run_training
+
+
+def main(arguments: list[str]) -> None:
+    """Run each configuration."""
+    for argument in arguments:
+        file, _, port = argument.rpartition(":")
+        os.environ["MASTER_PORT"] = port
+        run_training(read_config(file))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,75 @@
+"""Fewer bits for the LLM's weights; the torchao parts are skipped where it is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import tiny
+import torch
+
+from onellm.errors import ConfigError, MissingExtra
+from onellm.model import OneLLM
+from onellm.quantize import quantize_llm
+
+
+def wide_model() -> OneLLM:
+    """A tiny model whose LLM has layers wide enough for 4-bit kernels."""
+    model = tiny.tiny_model("imu")
+    torch.manual_seed(1)
+    llm = tiny.build_llama(vocab=320, width=128, layers=2, heads=2, hidden=256)
+    return OneLLM(model.config, llm, model.text).eval()
+
+
+def bytes_of(llm: torch.nn.Module) -> int:
+    """Size of the linear layers' weights, inner tensors of quantised ones counted."""
+    total = 0
+    for module in llm.model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            weight = module.weight
+            names = getattr(weight, "tensor_data_names", None)
+            inner = [getattr(weight, name) for name in names] if names else [weight]
+            total += sum(tensor.numel() * tensor.element_size() for tensor in inner)
+    return total
+
+
+def test_without_torchao_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'onellm\[quant\]'"):
+        quantize_llm(tiny.tiny_model("imu"), 8)
+
+
+def test_other_numbers_of_bits_are_refused():
+    with pytest.raises(ConfigError, match="8 or 4 bits, not 3"):
+        quantize_llm(tiny.tiny_model("imu"), 3)
+
+
+@pytest.mark.parametrize(("bits", "error", "share"), [(8, 0.05, 0.3), (4, 0.35, 0.25)])
+def test_fewer_bits_give_nearly_the_same_logits(bits, error, share):
+    pytest.importorskip("torchao")
+    model = wide_model()
+    x = tiny.signals(model, "imu")
+    ids = torch.tensor([[0, 5, 6, 7], [0, 9, 9, 3]])
+    before = bytes_of(model.llm)
+    with torch.no_grad():
+        wanted, soft = model(ids, media=[("imu", x)]), model.encode("imu", x)
+        quantize_llm(model, bits)
+        found = model(ids, media=[("imu", x)]).float()
+        torch.testing.assert_close(model.encode("imu", x), soft)
+    assert (found - wanted).square().mean().sqrt() < error * wanted.std()
+    assert not torch.equal(found, wanted)
+    assert bytes_of(model.llm) < share * before
+    prompts = ["What is this?", "Is the person walking?"]
+    media = [[("imu", x[0])], []]
+    alone = [model.generate(p, m, max_new_tokens=5) for p, m in zip(prompts, media, strict=True)]
+    assert model.generate(prompts, media, max_new_tokens=5) == alone
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model_is_not_saved(bits, tmp_path):
+    pytest.importorskip("torchao")
+    model = wide_model()
+    quantize_llm(model, bits)
+    with pytest.raises(ConfigError, match=r"llm\.model\.layers\..* has been quantised"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,246 @@
+"""What a run would be, hardware presets, and launchers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_model
+from tiny_runs import tiny_config, write_shards
+from typer.testing import CliRunner
+
+from onellm.cli import app
+from onellm.errors import ConfigError
+from onellm.train.config import hardware_names, overlay, read_config
+from onellm.train.dry_run import dry_run
+from onellm.train.launch import main
+from onellm.train.memory import LiveBytes, Passes, measure_passes, shapes_of
+
+LAUNCHERS = sorted((Path(__file__).parents[1] / "train" / "launchers").glob("*.sh"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any) -> Path:
+    folder = tmp_path_factory.mktemp("dry")
+    write_shards(folder / "shards")
+    tiny_model("image", "imu").save_pretrained(folder / "start")
+    return folder
+
+
+def config_of(place: Path, **sections: Any) -> Any:
+    return tiny_config(place / "shards", place / "out", model=str(place / "start"), **sections)
+
+
+def test_parameters_memory_and_first_batch(place):
+    found = dry_run(config_of(place))
+    model = tiny_model("image", "imu")
+    assert sum(c.all for c in found.parts.values()) == sum(p.numel() for p in model.parameters())
+    assert found.parts["llm"].trained == 0
+    assert found.parts["projector"].trained == found.parts["projector"].all
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    trained = sum(c.trained for c in found.parts.values())
+    assert found.memory["weights"] == weights
+    assert found.memory["Adam's moments"] == 8 * trained
+    assert found.memory["gradients"] == 4 * trained
+    assert found.memory["activations"] > 0
+    assert (found.steps, found.per_device, found.passes) == (6, 4, 2)
+    assert found.seconds(1e-6) == pytest.approx(6 * found.flops / 1e6)
+    assert len(found.example_texts) == 4
+    for text in found.example_texts:
+        before, learned = text.split("[[")
+        assert before.split(": ")[1].startswith(("<image>", "<imu>"))
+        assert any(label in learned for label in ("chair", "table", "plant", "lamp"))
+    assert not (place / "out").exists()
+
+
+def test_zero_divides_and_offload_moves(place):
+    def memory(zero: int, **offload: str) -> tuple[dict[str, float], dict[str, float]]:
+        found = dry_run(config_of(place, deepspeed={"zero": zero, "offload": offload}), world=2)
+        return found.memory, found.host
+
+    one, two, three = (memory(zero)[0] for zero in (1, 2, 3))
+    assert one["Adam's moments"] == two["Adam's moments"] == three["Adam's moments"]
+    plain = dry_run(config_of(place)).memory
+    assert one["Adam's moments"] == plain["Adam's moments"] / 2
+    assert two["gradients"] == one["gradients"] / 2
+    assert three["weights"] == one["weights"] / 2
+    device, host = memory(3, optimizer="cpu", parameters="cpu")
+    assert not {"weights", "Adam's moments", "float32 masters"} & device.keys()
+    assert host["Adam's moments"] == three["Adam's moments"]
+
+
+def test_recomputation_and_longer_batches_show(place):
+    plain = dry_run(config_of(place, batch={"per_device": 8})).memory["activations"]
+    less = dry_run(
+        config_of(place, batch={"per_device": 8}, compute={"recompute": ["llm", "projector"]})
+    )
+    fewer = dry_run(config_of(place, batch={"per_device": 2})).memory["activations"]
+    assert less.memory["activations"] < 0.8 * plain
+    assert fewer < 0.5 * plain
+
+
+def test_the_estimate_is_what_real_tensors_take(place):
+    """The same passes on real tensors, every one counted: within 10 %."""
+    from onellm.train.dry_run import empty_model, set_up
+    from onellm.train.launch import open_loader
+    from onellm.train.objectives import LanguageModelling
+    from onellm.train.trainables import select
+
+    config = config_of(place, batch={"size": 8, "per_device": 8})
+    empty = empty_model(config)
+    loader = open_loader(config, empty)
+    batch = next(iter(loader.steps(0, 1, rank=0, world=1, per_device=8)))[0]
+    set_up(empty, config)
+    estimated = measure_passes(empty, config, shapes_of(batch), 1)
+    model = tiny_model("image", "imu").train()
+    select(model, config.stage.trainable, config.stage.modalities)
+    model.encoder.eval()
+    model.llm.eval()
+    objective = LanguageModelling(model)
+    with LiveBytes("cpu") as live:
+        live.know([*model.parameters(), *model.buffers()])
+        objective(batch).total.backward()
+    assert estimated.together == pytest.approx(live.peak, rel=0.1)
+
+
+def test_live_bytes_follow_what_lives():
+    with LiveBytes("cpu") as live:
+        a = torch.ones(1000)
+        b = a[:10] + 1  # a view is no new memory
+        del a
+        c = torch.ones(500)
+    assert live.peak == 4000 + 40
+    assert live.now == 2040
+    del b, c
+    assert live.now == 0
+    assert Passes(3, 2, 1).together == 3
+
+
+def test_the_verb_tells_and_trains_nothing(place):
+    config = place / "run.yaml"
+    config.write_text(json.dumps(config_of(place).model_dump(mode="json")))
+    done = CliRunner().invoke(app, ["train", str(config), "--dry-run", "--devices", "2"])
+    assert done.exit_code == 0, done.output
+    for words in ("projector", "memory of each of 2 device(s)", "peak", "TFLOP a step", "[["):
+        assert words in done.output
+    assert not (place / "out").exists()
+
+
+# -- hardware -----------------------------------------------------------------------------------
+
+STAGES = ("align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct")
+
+
+@pytest.mark.parametrize("name", hardware_names())
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_preset_fits_each_stage(name, stage):
+    config = read_config(stage, [], name)
+    devices = int(name.partition("x")[0])
+    per_device, passes = config.batch.split(devices)
+    assert per_device * passes * devices == config.batch.size
+    if config.batch.same_modality > 1:
+        assert config.batch.same_modality % (per_device * devices) == 0
+    assert config.optim.lr >= read_config(stage).optim.lr
+
+
+def test_presets_are_laid_over_the_stage_and_under_the_overrides(tmp_path):
+    assert hardware_names() == ["16x80gb", "1x24gb", "1x80gb", "8x80gb"]
+    config = read_config("instruct", ["compute.llm_bits=null", "batch.per_device=2"], "1x24gb")
+    assert config.deepspeed is None
+    assert config.stage.lora is not None
+    assert config.compute.llm_bits is None
+    assert config.batch.per_device == 2
+    assert config.batch.size == 512
+    with pytest.raises(ConfigError, match="Did you mean '8x80gb'"):
+        read_config("instruct", [], "8x80g")
+    own = tmp_path / "mine.yaml"
+    own.write_text("everything: {batch: {per_device: 1}}")
+    with pytest.raises(ConfigError, match="expected the keys all and stages"):
+        read_config("instruct", [], str(own))
+    assert overlay({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {
+        "a": {"b": 3, "c": 2},
+        "d": 4,
+    }
+
+
+def test_launch_takes_hardware(capsys):
+    assert main(["instruct", "--hardware", "nowhere"]) == 2
+    assert "unknown hardware preset 'nowhere'" in capsys.readouterr().err
+
+
+# -- launchers ----------------------------------------------------------------------------------
+
+
+def test_there_is_a_launcher_for_each_way():
+    assert [path.stem for path in LAUNCHERS] == ["hostfile", "one_node", "slurm", "torchrun"]
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda p: p.stem)
+def test_launchers_are_sound_shell(path):
+    assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+    assert "set -euo pipefail" in path.read_text()
+    if shutil.which("shellcheck"):
+        done = subprocess.run(["shellcheck", path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: Any) -> Path:
+    """Programs that write down how they were called."""
+    for name in ("deepspeed", "torchrun", "srun", "scontrol", "nvidia-smi"):
+        body = f'echo "{name} $*" >> {tmp_path}/calls\n'
+        if name == "nvidia-smi":
+            body = "printf 'GPU 0\\nGPU 1\\n'\n"
+        if name == "scontrol":
+            body += "echo node7\n"
+        if name == "srun":
+            body += f'echo "$MASTER_ADDR" >> {tmp_path}/calls; exit "${{SRUN_EXIT:-0}}"\n'
+        file = tmp_path / name
+        file.write_text(f"#!/bin/sh\n{body}")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return tmp_path / "calls"
+
+
+def call(name: str, *words: str) -> int:
+    script = next(p for p in LAUNCHERS if p.stem == name)
+    return subprocess.run(["bash", script, *words], check=False, capture_output=True).returncode
+
+
+def test_what_launchers_start(stand_ins, tmp_path, monkeypatch):
+    words = ("instruct", "--hardware", "8x80gb", "out=a b")
+    assert call("one_node", *words) == 0
+    assert call("torchrun", *words) == 0
+    monkeypatch.setenv("HOSTFILE", str(tmp_path / "missing"))
+    assert call("hostfile", *words) == 2
+    (tmp_path / "hosts").write_text("node1 slots=8\n")
+    monkeypatch.setenv("HOSTFILE", str(tmp_path / "hosts"))
+    assert call("hostfile", *words) == 0
+    one, torchrun, hosts = stand_ins.read_text().splitlines()
+    tail = "--module onellm.train.launch instruct --hardware 8x80gb out=a b"
+    assert one == f"deepspeed --num_gpus 2 {tail}"
+    assert torchrun.startswith("torchrun --nnodes 1 --node-rank 0 --nproc-per-node 2")
+    assert torchrun.endswith(tail)
+    assert hosts == f"deepspeed --hostfile {tmp_path}/hosts {tail}"
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (143, True), (1, False)])
+def test_slurm_goes_on_after_a_saved_stop(stand_ins, monkeypatch, status, requeued):
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[7-8]")
+    monkeypatch.setenv("SLURM_JOB_ID", "12345")
+    monkeypatch.setenv("SRUN_EXIT", str(status))
+    assert call("slurm", "instruct", "out=x") == (0 if requeued else status)
+    calls = stand_ins.read_text()
+    assert "node7" in calls
+    assert ("scontrol requeue 12345" in calls) == requeued
+
+
+def test_export_names_what_is_missing(tmp_path):
+    done = CliRunner().invoke(app, ["export", str(tmp_path), str(tmp_path / "model")])
+    assert done.exit_code == 2
+    assert "train.json: expected" in done.stderr or "expected the folder of a run" in done.stderr

@@ -1,0 +1,59 @@
+"""Broken samples of a run on many devices: counted over all of them, and listed by file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from onellm.data.faults import Faults
+from onellm.train.engine import Engine
+
+FOLDER = "faults"
+
+
+def gather_faults(engine: Engine, faults: Faults, names: Iterable[str]) -> dict[str, int]:
+    """Count broken samples over all devices, and stop where they are too many.
+
+    Args:
+        engine: sums over devices.
+        faults: this device's counts.
+        names: under which they may have been counted, the same on every device.
+
+    Returns:
+        broken samples by modality, where there are any.
+
+    Raises:
+        BadInput: more than the policy's share; on every device at the same step.
+    """
+    if faults.config.policy == "raise":
+        return {}
+    known = sorted(set(names))
+    own = [faults.reads, *(faults.by_modality[name] for name in known)]
+    reads, *counts = engine.sum(torch.tensor(own, dtype=torch.float64)).int().tolist()
+    found = {name: count for name, count in zip(known, counts, strict=True) if count}
+    faults.judge(reads, found)
+    return found
+
+
+def list_faults(faults: Faults, folder: Path, rank: int, step: int) -> None:
+    """Append the broken samples of a step to ``faults/<rank>.jsonl`` of the run's folder.
+
+    A step that is done again after a restart is listed again.
+
+    Args:
+        faults: this device's counts.
+        folder: of the run.
+        rank: of this device.
+        step: optimiser steps done.
+    """
+    fresh = faults.take()
+    if not fresh:
+        return
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    with (folder / FOLDER / f"{rank}.jsonl").open("a", encoding="utf-8") as file:
+        for fault in fresh:
+            line = {"step": step, "modality": fault.modality, "file": fault.file}
+            file.write(json.dumps(line | {"message": fault.message}, ensure_ascii=False) + "\n")
