@@ -211,10 +211,10 @@ def open_dataset(
 
 
 def _translator(
-    config: DatasetConfig, modalities: Mapping[str, Modality], folder: Path
+    config: DatasetConfig, modalities: Mapping[str, Modality], folder: Path, title: str = ""
 ) -> Translator:
     return Translator(
-        config.title,
+        title or config.title,
         modalities,
         folder,
         modality=config.modality,
@@ -242,8 +242,10 @@ def _open_records(
             beside = Path() if is_address(path) else file.parent
             tables.append((open_text(file, kind), folder if config.media else beside))
     groups: dict[str, list[Sequence[Sample]]] = {}
-    for table, beside in tables:
-        samples = RecordSamples(table, _translator(config, modalities, beside))
+    for number, (table, beside) in enumerate(tables):
+        # Rows are numbered by table, and an id names one sample of the data set.
+        title = f"{config.title}/{number}" if number else config.title
+        samples = RecordSamples(table, _translator(config, modalities, beside, title))
         for group, own in samples.by_group().items():
             groups.setdefault(group, []).append(own)
     return {group: _joined(parts) for group, parts in groups.items()}

@@ -181,7 +181,8 @@ class TarSamples(Sequence[Sample]):
         place = index - (self._ends[number] - self.sizes[number])
         key, files = self._shard(number).read(place)
         shard = self.shards[number]
-        return self._sample(f"{self.name}/{Path(shard).stem}/{key}", f"{shard}/{key}", files)
+        # The whole path: shards of several folders often have the same names.
+        return self._sample(f"{self.name}/{shard}/{key}", f"{shard}/{key}", files)
 
     def _sample(self, name: str, place: str, files: dict[str, bytes]) -> Sample:
         record = read_meta(f"{place}.json", files.pop("json")) if "json" in files else {}

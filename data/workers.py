@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -39,6 +40,7 @@ def in_processes(
         num_workers=workers,
         prefetch_factor=ahead,
         collate_fn=wrap,
+        worker_init_fn=_stay,
     )
     for parcel in loader:
         items = unwrap(*parcel)
@@ -46,6 +48,17 @@ def in_processes(
             if isinstance(item, OneLLMError):
                 raise item
         yield items
+
+
+def _stay(worker: int) -> None:
+    """Leave signals to the parent.
+
+    Schedulers signal whole groups of processes, and a worker that died would end the step that is
+    still to be finished and saved. A worker ends when its parent does.
+    """
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class _Made(Dataset[Any], Generic[K, T]):

@@ -125,9 +125,11 @@ def judge_answers(
         workers: how many answers are judged at a time.
 
     Raises:
-        BadInput: the judge cannot be asked, or a damaged file of replies.
+        BadInput: no answers, the judge cannot be asked, or a damaged file of replies.
     """
     file = Path(out)
+    if not records:
+        raise BadInput(file, expected="answers to grade", found="none")
     file.parent.mkdir(parents=True, exist_ok=True)
     known = {line["key"]: line for line in (read_replies(file) if file.is_file() else [])}
     wanted: list[Job] = [
@@ -192,7 +194,7 @@ def _cost(lines: Sequence[Mapping[str, Any]], records: int, repeats: int) -> Cos
         records=records,
         repeats=repeats,
         asked=len(tries),
-        retries=sum(one["retries"] for one in tries),
+        retries=sum(one.get("retries", 0) for one in tries),
         ungraded=sum(line["grade"] is None for line in lines),
         prompt_tokens=sum(one["prompt_tokens"] for one in tries),
         completion_tokens=sum(one["completion_tokens"] for one in tries),

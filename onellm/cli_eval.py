@@ -282,7 +282,7 @@ def judge(
         )
         typer.echo(
             f"{cost.asked} prompts, {cost.prompt_tokens} and {cost.completion_tokens} tokens, "
-            f"{cost.ungraded} ungraded: {replies}"
+            f"{cost.retries} asked again, {cost.ungraded} ungraded: {replies}"
         )
         if cost.agreement is not None:
             typer.echo(f"repeats agree on {cost.agreement:.1%}, spread {cost.spread:.3f}")

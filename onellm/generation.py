@@ -83,7 +83,16 @@ def answer(
             raise ConfigError("a prefix is of one conversation; ask one prompt at a time")
         spliced = prepare(model, prompt, list(media) or [()] * len(prompt))
         return _write(model, spliced, settings, None)
+    _check_pairs(media)
     return _write(model, prepare(model, [prompt], [media]), settings, prefix)[0]
+
+
+def _check_pairs(media: Any) -> None:
+    if any(isinstance(medium, str) or len(medium) != 2 for medium in media):
+        raise ConfigError(
+            'media is a list of (modality, source) pairs, such as [("image", "dog.jpg")]; found '
+            f"{str(media)[:100]}"
+        )
 
 
 def answer_encoded(
@@ -157,6 +166,7 @@ def answer_in_pieces(
         settings: how to decode; beam search knows its answer at the end only, in one piece.
         prefix: of an earlier turn of the same conversation.
     """
+    _check_pairs(media)
     spliced = prepare(model, [prompt], [media])
     if settings.beams > 1:
         yield from _write(model, spliced, settings, None)

@@ -18,6 +18,7 @@ from onellm.config import parse
 from onellm.data.convert import convert
 from onellm.data.datasets import Collection, DatasetConfig, mixture, open_dataset
 from onellm.data.faults import FaultConfig, Faults
+from onellm.data.loader import medium_key
 from onellm.data.order import POOL, Order, Part
 from onellm.data.sample import Sample
 from onellm.data.streams import Shelf, find_shards
@@ -61,7 +62,7 @@ def test_members_say_their_modality(tmp_path, modalities):
     made = opened(str(tmp_path / "a.tar"), modalities)
     (samples,) = made.groups.values()
     first, second = samples[0], samples[1]
-    assert (first.id, first.turns) == ("d/a/one/x", (("assistant", "all at once"),))
+    assert (first.id, first.turns) == (f"d/{tmp_path}/a.tar/one/x", (("assistant", "all at once"),))
     assert [name for name, _ in first.media] == ["audio", "image", "imu"]
     assert [name for name, _ in second.media] == ["audio", "depth", "image"]
     assert second.turns == (("assistant", "a caption"),)
@@ -223,3 +224,16 @@ def _gone_through(order: Order, part: Part, pieces: tuple[int, ...]) -> None:
             at_hand = [p for p in first if first[p] <= n <= last[p]]
             assert len(at_hand) <= 2 * POOL
     assert epochs[0] != epochs[1]
+
+
+def test_shards_of_the_same_name_in_two_folders_hold_different_samples(tmp_path, modalities):
+    for number, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        write_tar(
+            tmp_path / folder / "00000.tar",
+            [("x.imu.npy", recording(number)), ("x.txt", b"a caption")],
+        )
+    made = opened([str(tmp_path / "a"), str(tmp_path / "b")], modalities)
+    (samples,) = made.groups.values()
+    one, two = (medium_key(samples[i], 0) for i in (0, 1))
+    assert one != two

@@ -182,6 +182,9 @@ def test_a_stale_cache_is_refused(place, tmp_path):
         CachedStore(cache, model, "soft", ["image"])
     with pytest.raises(CheckpointError, match="expected a finished cache"):
         CachedStore(tmp_path, model, "soft", ["image"])
+    store = CachedStore(cache, tiny_model("image", "imu").requires_grad_(False), "soft", ["imu"])
+    with pytest.raises(BadInput, match="none under this path"):
+        store.holds("imu/elsewhere/0", "elsewhere.npy")
     with pytest.raises(ConfigError, match="new or empty folder"):
         CacheWriter(cache, tiny_model("image").requires_grad_(False), "soft", ["image"])
     # Other data under the same names: the samples' bytes have changed.

@@ -452,3 +452,11 @@ def test_embed_gives_a_vector_per_signal(model):
         torch.testing.assert_close(raw, model.encode("imu", x).mean(1))
     pairs = itertools.combinations(range(3), 2)
     assert all(not torch.allclose(vectors[a], vectors[b]) for a, b in pairs)
+
+
+def test_a_pair_alone_is_no_list_of_pairs():
+    model = tiny.tiny_model("imu")
+    with pytest.raises(ConfigError, match="list of \\(modality, source\\) pairs"):
+        model.generate("What is it?", media=("imu", "walk.npy"))
+    with pytest.raises(ConfigError, match="list of \\(modality, source\\) pairs"):
+        next(model.stream("What is it?", media=("imu", "walk.npy")))

@@ -60,7 +60,9 @@ def test_a_signal_saves_and_leaves(tmp_path, monkeypatch, name):
     assert all(one[n].equal(other[n]) for n in one)
 
 
-def test_the_command_leaves_with_the_code_of_a_terminated_process(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_command_leaves_with_the_code_of_a_terminated_process(workers, tmp_path):
+    """Schedulers signal whole groups of processes, those that read media among them."""
     shards = write_shards(tmp_path / "shards")
     tiny_model("image", "imu").save_pretrained(tmp_path / "start")
     config = tiny_config(shards, tmp_path / "out", length={"steps": 100_000}).model_dump(
@@ -68,9 +70,11 @@ def test_the_command_leaves_with_the_code_of_a_terminated_process(tmp_path):
     )
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(config | {"model": str(tmp_path / "start")}))
+    overrides = ["checkpoint.every=0", f"data.workers={workers}"]
     running = subprocess.Popen(
-        [sys.executable, "-m", "onellm.train.launch", str(file), "checkpoint.every=0"],
+        [sys.executable, "-m", "onellm.train.launch", str(file), *overrides],
         **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT},
+        start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     try:
@@ -78,7 +82,7 @@ def test_the_command_leaves_with_the_code_of_a_terminated_process(tmp_path):
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
             time.sleep(0.05)
         assert metrics.exists(), "it has not begun"
-        running.send_signal(signal.SIGTERM)
+        os.killpg(running.pid, signal.SIGTERM)
         said = running.communicate(timeout=60)[1]
     finally:
         running.kill()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from onellm.errors import ConfigError, MissingExtra
+from onellm.errors import ConfigError
 from onellm.model import OneLLM
 from onellm.train.compute import ComputeConfig
 
@@ -24,8 +24,7 @@ def apply_compute(model: OneLLM, config: ComputeConfig) -> None:
         config: parts to recompute and to compile, attention of the LLM.
 
     Raises:
-        MissingExtra: flash-attn is asked for and not installed.
-        ConfigError: the LLM does not offer that attention.
+        ConfigError: the LLM does not offer that attention, or flash-attn is not installed.
     """
     if config.attention != "as_is":
         _set_attention(model.llm, config.attention)
@@ -98,7 +97,9 @@ def _set_attention(llm: Any, name: str) -> None:
     try:
         llm.set_attn_implementation(name)
     except ImportError as error:
-        raise MissingExtra("flash_attn", "flash") from error
+        raise ConfigError(
+            f"compute.attention={name} needs the package flash-attn: pip install flash-attn"
+        ) from error
     except ValueError as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"compute.attention={name}: the LLM cannot ({said})") from error

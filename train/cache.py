@@ -223,10 +223,18 @@ class CachedStore:
         """Whether a medium's outputs are here, and still those of its file.
 
         Raises:
-            BadInput: the file is another one than that which was encoded.
+            BadInput: the file is another one than that which was encoded, or was not encoded with
+                the others of its modality.
         """
-        if key not in self:
+        if key.partition("/")[0] not in self.modalities:
             return False
+        if key not in self:
+            raise BadInput(
+                key,
+                expected=f"outputs in {self.folder}",
+                found="none under this path",
+                hint="Write the cache again for this run's data: onellm data cache.",
+            )
         found = stamp_of(source)
         if found != self._stamps[key]:
             raise BadInput(

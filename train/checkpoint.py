@@ -38,6 +38,7 @@ FACTS, LATEST = "state.json", "latest"
 FREE = {"model", "out", "length", "checkpoint", "deepspeed", "router_every", "compute", "log"}
 FREE_KEYS = {
     *("batch.per_device", "data.keep_megabytes", "data.ahead", "stage.frozen_gigabytes"),
+    *("data.workers", "data.shelf", "data.shelf_gigabytes"),
     *("data.faults.policy", "data.faults.share"),  # a run that too many broken files stopped
     "optim.max_skipped",
 }

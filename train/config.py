@@ -71,7 +71,7 @@ class DataConfig(StrictModel):
 
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> Self:
-        fields = {n: type(self).model_fields[n] for n in ("folder", "split", "targets", "balance")}
+        fields = {n: type(self).model_fields[n] for n in IDLE_WITH_DATASETS}
         usual = {
             name: field.get_default(call_default_factory=True) for name, field in fields.items()
         }
@@ -81,6 +81,9 @@ class DataConfig(StrictModel):
                 f"data.datasets replaces data.{idle[0]}: each data set has its own settings"
             )
         return self
+
+
+IDLE_WITH_DATASETS = ("folder", "split", "targets", "balance", "weights")
 
 
 class CopyPath(StrictModel):

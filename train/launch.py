@@ -129,7 +129,9 @@ def prepare(
     reader = SignalReader(model.modalities, config.data.keep_megabytes)
     faults = Faults(config.data.faults)
     # What is gone through once is so by every process alike, and told by the first.
-    before = faults if place.rank == 0 else Faults(config.data.faults)
+    # A run that goes on has counted it already.
+    first = place.rank == 0 and checkpoints.newest() is None
+    before = faults if first else Faults(config.data.faults)
     if stage.fit_output is not None and checkpoints.newest() is None:
         views = stage.frozen_views if config.data.augment else 0
         fit_output(

@@ -53,6 +53,7 @@ class Objective(nn.Module, ABC):
     Attributes:
         store: outputs of frozen parts, if the stage keeps them.
         in_step: whether other devices wait for every gradient of this one.
+        divided: whether each device holds a part of every weight (ZeRO 3).
         agree: gives the largest count of every modality over all devices, where these must run
             the same passes in the same order (ZeRO 2 and 3); None where they need not.
     """
@@ -63,6 +64,7 @@ class Objective(nn.Module, ABC):
         self.store: Store | None = None
         self.in_step = False
         self.agree: Agree | None = None
+        self.divided = False
         self._absent: set[str] = set()
         self._fillers: list[Tensor] = []
 
@@ -210,9 +212,9 @@ class LanguageModelling(Objective):
             return functional.cross_entropy(logits_SV.float(), labels_S, reduction="none")
         hidden_BTD = llm.base_model(**inputs).last_hidden_state
         hidden_SD = hidden_BTD[:, :-1][learned_BT]
-        # Where devices gather the head's weights together, all call it equally often, and ZeRO 3
-        # has let go of them again before a checkpoint compares them with those of its first run.
-        few = math.ceil(len(labels_S) / self.chunk) if self.agree is None else 1
+        # Devices that gather the head's weights together all call it equally often, and have let
+        # go of them again before a checkpoint compares them with those of its first run.
+        few = 1 if self.divided else math.ceil(len(labels_S) / self.chunk)
         return chunked_cross_entropy(llm.get_output_embeddings(), hidden_SD, labels_S, few)
 
     def _soft(self, batch: Batch) -> list[list[tuple[str, Tensor]]]:

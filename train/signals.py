@@ -29,11 +29,13 @@ class StopFlag:
         self.asked, self._owner = False, os.getpid()
 
     def raise_(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; the loop looks after every step."""
-        self.asked = True
-        if os.getpid() != self._owner:  # a forked worker has nothing to save
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        """Note a signal; the loop looks after every step.
+
+        A forked worker has nothing to save and goes on: schedulers signal whole groups, and a
+        worker that died would end the step that is to be finished. It ends with its parent.
+        """
+        if os.getpid() == self._owner:
+            self.asked = True
 
 
 @contextmanager

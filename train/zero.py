@@ -112,7 +112,7 @@ class DeepSpeedEngine:
         self.zero: int = config.deepspeed.zero if config.deepspeed else 0
         self.device = pick_device(place.local_rank)
         self.objective: Objective = objective if self.zero == 3 else objective.to(self.device)
-        self.objective.in_step = True
+        self.objective.in_step, self.objective.divided = True, self.zero == 3
         if self.zero >= 2 and self.world > 1:
             self.objective.agree = self._agree
         self.trained = objective.trained()
@@ -264,7 +264,8 @@ class DeepSpeedEngine:
         """Leave the process group and the environment as they were."""
         from deepspeed import comm
 
-        self.objective.in_step, self.objective.agree = False, None
+        self.objective.in_step = self.objective.divided = False
+        self.objective.agree = None
         self.engine.destroy()
         comm.destroy_process_group()
         for name in self._environment:
