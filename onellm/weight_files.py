@@ -198,7 +198,10 @@ def write_text(file: Path, text: str) -> None:
 
 
 def put(temporary: Path, final: Path) -> None:
-    """Sync a finished file to disk, then give it its name."""
+    """Sync a finished file to disk, then give it its name and the permissions of any new file."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)  # safetensors lets nobody but the owner read what it writes
     temporary.replace(final)

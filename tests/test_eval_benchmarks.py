@@ -398,7 +398,7 @@ def test_a_judge_grades_once_and_is_scored(whole, tmp_path, monkeypatch):
         done = verb("judge", file, "--task", "mmvet", *words)
         assert done.exit_code == 0, done.stderr
         assert len(asked) == 2
-    assert "2 prompts, 20 and 2 tokens, 0 ungraded" in done.stdout
+    assert "2 prompts, 20 and 2 tokens, 0 asked again, 0 ungraded" in done.stdout
     assert re.search(r"mmvet +50\.0 .*29\.1", done.stdout)
     done = verb("judge", whole[0] / "gqa.jsonl", "--task", "gqa", *words)
     assert done.exit_code == 2 and "no rubric" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import open_clip
 import pytest
@@ -460,3 +461,10 @@ def test_a_model_out_of_ready_parts_answers(llm_folder, clip_file, model):
     assert torch.equal(built(ids), model(ids))
     x = tiny.signals(built, "image")[0]
     assert isinstance(built.generate("What?", [("image", x)], max_new_tokens=3), str)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
+def test_weights_can_be_read_by_those_who_can_read_the_rest(tmp_path):
+    tiny.tiny_model("imu").save_pretrained(tmp_path)
+    modes = {file.name: file.stat().st_mode for file in tmp_path.iterdir() if file.is_file()}
+    assert modes["model.safetensors"] == modes["config.json"]
