@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from clock import machine, seconds_of
-from sizes import DTYPES, LLMS, build
+from sizes import DTYPES, build, parser_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -106,14 +106,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--size", choices=LLMS, default="tiny")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser = parser_of(__doc__, EXAMPLES)
     parser.add_argument("--modalities", nargs="+", help="all if left out")
     parser.add_argument("--batches", type=int, nargs="+", default=[1], help="batch sizes")
     parser.add_argument("--rounds", type=int, default=5)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from clock import machine, seconds_of
-from sizes import DTYPES, LLMS, build
+from sizes import DTYPES, build, parser_of
 
 from onellm.eval.items import Item, Medium
 from onellm.eval.likelihood import choice_logprobs, encode_choice
@@ -74,14 +74,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--size", choices=LLMS, default="tiny")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser = parser_of(__doc__, EXAMPLES)
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--questions", type=int, default=4, help="about each picture")
     parser.add_argument("--new-tokens", type=int, default=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import torch
@@ -38,6 +39,24 @@ TINY_MODALITIES: dict[str, dict[str, Any]] = {
     "fmri": {"voxels": 60, "tokens": 4},
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parser_of(doc: str, examples: str) -> argparse.ArgumentParser:
+    """A parser of what every benchmark of these models takes: size, device and dtype.
+
+    Args:
+        doc: the script's docstring, whose first paragraph describes it.
+        examples: shown below the options.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc.split("\n\n")[0],
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--size", choices=LLMS, default="tiny")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    return parser
 
 
 def build(size: str, device: torch.device, dtype: torch.dtype, *, llm: bool = True) -> OneLLM:

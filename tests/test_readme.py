@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,26 @@ def tactile(monkeypatch):
     code = re.search(r"<!-- tested: tests/test_readme.py -->\n```python\n(.*?)```", README, re.S)
     assert code is not None
     exec(code.group(1), {"__name__": "readme"})
+
+
+def test_the_command_line_finds_a_modality_of_another_package(tmp_path):
+    """As if the README's class and its line of setup had been installed."""
+    code = re.search(r"<!-- tested: tests/test_readme.py -->\n```python\n(.*?)```", README, re.S)
+    line = re.search(r'entry_points=\{"(onellm\.modalities)": \["(tactile = [\w.:]+)"\]\}', README)
+    assert code is not None
+    assert line is not None
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/__init__.py").touch()
+    (tmp_path / "my_package/tactile.py").write_text(code.group(1))
+    (info := tmp_path / "my_package-1.0.dist-info").mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{line.group(1)}]\n{line.group(2)}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "onellm", "ls", "modalities"],
+        **{"capture_output": True, "text": True, "cwd": ROOT, "check": True},
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert "tactile" in done.stdout
 
 
 def test_a_modality_is_one_class(tactile, tmp_path):

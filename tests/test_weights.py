@@ -463,6 +463,18 @@ def test_a_model_out_of_ready_parts_answers(llm_folder, clip_file, model):
     assert isinstance(built.generate("What?", [("image", x)], max_new_tokens=3), str)
 
 
+def test_parts_take_modalities_by_name(llm_folder, clip_file):
+    built = OneLLM.from_parts(
+        llm_folder,
+        f"tiny-tower-quickgelu/{clip_file}",
+        modalities=["imu", "image"],
+        projector=tiny.PROJECTOR,
+    )
+    assert list(built.modalities) == ["imu", "image"]
+    with pytest.raises(ConfigError, match=r"'tactil'"):
+        OneLLM.from_parts(llm_folder, f"tiny-tower-quickgelu/{clip_file}", modalities=["tactil"])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
 def test_weights_can_be_read_by_those_who_can_read_the_rest(tmp_path):
     tiny.tiny_model("imu").save_pretrained(tmp_path)

@@ -29,6 +29,9 @@ def _captions() -> dict[Target, float]:
     return {"caption": 1.0}
 
 
+IDLE_WITH_DATASETS = ("folder", "split", "targets", "balance", "weights")
+
+
 class DataConfig(StrictModel):
     """Which samples are drawn, and what text is trained on.
 
@@ -81,9 +84,6 @@ class DataConfig(StrictModel):
                 f"data.datasets replaces data.{idle[0]}: each data set has its own settings"
             )
         return self
-
-
-IDLE_WITH_DATASETS = ("folder", "split", "targets", "balance", "weights")
 
 
 class CopyPath(StrictModel):

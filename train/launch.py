@@ -120,10 +120,11 @@ def prepare(
     model.projector.active_experts = stage.active_experts or model.config.projector.experts
     model.train()
     select(model, stage.trainable, stage.modalities)
+    device = pick_device(place.local_rank)
     if stage.lora is not None:
         add_lora(model, stage.lora, config.seed)
         if config.compute.llm_bits is not None:
-            quantize_frozen(model.llm, pick_device(place.local_rank))
+            quantize_frozen(model.llm, device)
     drawn = open_data(config.data, model.modalities, stage.modalities)
     checkpoints = Checkpoints(config.out, config.checkpoint.keep, config.checkpoint.keep_every)
     reader = SignalReader(model.modalities, config.data.keep_megabytes)
@@ -140,7 +141,6 @@ def prepare(
     texts = [] if stage.objective == "lm" else drawn.texts()
     objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
     loader = _loader(config, model, drawn, reader, faults, place.world)
-    device = pick_device(place.local_rank)
     _fill_store(config, objective, loader, drawn.samples, before, progress, device)
     apply_compute(model, config.compute)
     costs = Costs(model, config)
@@ -159,7 +159,6 @@ def prepare(
         )
     except OSError as error:
         raise CheckpointError(f"{config.out}: cannot be written ({error})") from error
-    device = pick_device(place.local_rank)
     meter = Meter(config.batch.size, place.world, peak_flops(device, config), device)
     run = Run(
         *(config, engine, loader, checkpoints, metrics, progress, steps, costs, meter),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -26,16 +25,11 @@ class StopFlag:
     """
 
     def __init__(self) -> None:
-        self.asked, self._owner = False, os.getpid()
+        self.asked = False
 
     def raise_(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; the loop looks after every step.
-
-        A forked worker has nothing to save and goes on: schedulers signal whole groups, and a
-        worker that died would end the step that is to be finished. It ends with its parent.
-        """
-        if os.getpid() == self._owner:
-            self.asked = True
+        """Note a signal; the loop looks after every step."""
+        self.asked = True
 
 
 @contextmanager
