@@ -4,8 +4,9 @@
 
 Steps, each in a process of its own so that its peak memory is its own: write ten `.sN.pth` parts in
 bfloat16 (15.2 GB), load them with `from_official` and generate, convert them, load the result with
-`from_pretrained` and generate the same tokens. It needs 31 GB of disk and 24 GB of memory. `--tiny`
-is the same at 64 channels, in seconds. The last line of output is JSON.
+`from_pretrained` and generate the same tokens; then generate once more with 8-bit and with 4-bit
+weights in the LLM (extra `quant`). It needs 31 GB of disk and 24 GB of memory. `--tiny` is the same at
+64 channels, in seconds. The last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.experts import hidden_width
 from onellm.projection.upm import UPMConfig
 from onellm.published_keys import DROPPED, OursAsPublished, places
+from onellm.quantize import quantize_llm
 from onellm.registry import modality_classes
 from onellm.slots import Slots, empty_parameters
 from onellm.weight_files import divide
 
-STEPS = ("write", "load", "convert", "reload")
+STEPS = ("write", "load", "convert", "reload", "bits8", "bits4")
 FULL = {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "norm_eps": 1e-5}
 TINY = {"dim": 64, "n_layers": 2, "n_heads": 4, "multiple_of": 16, "norm_eps": 1e-5}
 LEFT_OVER = {  # of CLIP's text tower, which the published files hold and nothing reads (spec §2.2)
@@ -129,12 +131,20 @@ def ask(load: Callable[[], OneLLM], tokens: int) -> dict[str, Any]:
     answer = model.generate("What is this?", [("imu", x)], max_new_tokens=tokens)
     done = time.perf_counter()
     return {
+        "resident_bytes": resident_bytes(),
         "load_seconds": round(loaded - began, 1),
         "generate_seconds": round(done - loaded, 1),
         "parameter_bytes": sum(p.nbytes for p in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "answer": answer,
     }
+
+
+def quantized(folder: Path, bits: int) -> OneLLM:
+    """A saved model with fewer bits in its LLM."""
+    model = OneLLM.from_pretrained(folder)
+    quantize_llm(model, bits)
+    return model
 
 
 def run_step(step: str, folder: Path, tiny: bool, tokens: int) -> dict[str, Any]:
@@ -149,10 +159,21 @@ def run_step(step: str, folder: Path, tiny: bool, tokens: int) -> dict[str, Any]
         facts = {"files": len(done.files), "file_bytes": sum(size for _, size in done.files)}
     elif step == "load":
         facts = ask(lambda: OneLLM.from_official(published), tokens)
-    else:
+    elif step == "reload":
         facts = ask(lambda: OneLLM.from_pretrained(ours), tokens)
+    else:
+        facts = ask(lambda: quantized(ours, int(step.removeprefix("bits"))), tokens)
     seconds = round(time.perf_counter() - began, 1)
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "base_bytes": base} | facts
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process now, its own pages alone; none where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(lines["RssAnon"].split()[0]) * 1024
 
 
 def peak_bytes() -> int:
@@ -188,7 +209,7 @@ def main() -> None:
         report[step] = facts
         gigabytes = facts["peak_bytes"] / 1e9
         print(f"{step:8} {facts['seconds']:8.1f} s   peak {gigabytes:6.2f} GB", flush=True)
-        if "parameter_bytes" in facts:
+        if step in ("load", "reload"):
             ratio = facts["peak_bytes"] / facts["parameter_bytes"]
             facts["peak_over_weights"] = round(ratio, 3)
             print(f"{'':8} peak / weights {ratio:.2f}", flush=True)

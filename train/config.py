@@ -307,8 +307,10 @@ class LengthConfig(StrictModel):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
+        if self.steps is None and self.epochs is None:
+            raise ValueError("give steps or epochs")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both (length.epochs=null takes one away)")
         return self
 
 
