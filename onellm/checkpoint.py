@@ -23,6 +23,7 @@ from onellm.errors import CheckpointError, ConfigError
 from onellm.llm import llm_from_config, load_llm
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.model_card import model_card
+from onellm.model_folder import CONFIG, folder_of, read_model_config
 from onellm.slots import (
     Joined,
     Slots,
@@ -37,7 +38,7 @@ from onellm.weight_files import SHARD_BYTES, open_weights, write_text, write_wei
 from onellm.witness import check_witnesses, witnesses
 
 FORMAT_VERSION = 2  # 1 had one file of weights, and neither references nor history
-CONFIG, TEXT, CARD = "config.json", "tokenizer", "README.md"
+TEXT, CARD = "tokenizer", "README.md"
 
 
 @dataclass(frozen=True)
@@ -271,25 +272,6 @@ def build_described(
     return model
 
 
-def folder_of(place: str | Path) -> Path:
-    """The folder of a saved model, fetched from the hub if it is an id.
-
-    Raises:
-        CheckpointError: there is neither.
-    """
-    path = Path(place)
-    if path.is_dir():
-        return path
-    if path.exists() or str(place).count("/") != 1 or str(place).startswith((".", "/", "~")):
-        raise CheckpointError(f"{place}: expected a folder with {CONFIG}; found none")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(place)))
-    except (OSError, ValueError) as error:  # offline, unknown repository, no access
-        raise CheckpointError(f"{place}: no such folder, and no such model on the hub") from error
-
-
 def read_description(file: Path) -> Description:
     """Read ``config.json``.
 
@@ -297,16 +279,7 @@ def read_description(file: Path) -> Description:
         CheckpointError: missing, damaged, of another kind or of a newer format.
         ConfigError: it names an unknown key or a wrong value.
     """
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{file.parent}: expected a saved OneLLM model; found no {CONFIG}"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: expected JSON; found a damaged file ({error})") from error
-    if not isinstance(plain, dict) or not {"model", "llm"} <= plain.keys():
-        raise CheckpointError(f"{file}: expected a OneLLM config; found another kind of file")
+    plain = read_model_config(file)
     if plain.get("format_version", 0) > FORMAT_VERSION:
         raise CheckpointError(
             f"{file}: format {plain['format_version']} is newer than this library's "
