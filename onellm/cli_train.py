@@ -38,15 +38,26 @@ def quickstart(
     resume: Annotated[bool, typer.Option(help="Go on with what --out holds.")] = True,
 ) -> None:
     """Run :func:`onellm.quickstart.run` under progress bars."""
+    page = out / "report.html"
+    before = _written(page)
     with manners(RESUMABLE):
         from onellm.progress import watch
         from onellm.quickstart import run
 
         with watch() as progress:
             run(out, starter, preset, seed, resume, progress)
-    page = out / "report.html"
+    if before and before == _written(page):
+        typer.echo(
+            "this run was finished before, and nothing was done; --no-resume removes it and "
+            "starts anew, another --out keeps it"
+        )
     if page.is_file():
         typer.echo(f"report: {page}\nmodel:  {out}  (onellm chat --model {out})")
+
+
+def _written(file: Path) -> int:
+    """When a file was written, in nanoseconds; 0 if it is not there."""
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 @training.command(
