@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from onellm.errors import BadInput
+from onellm.errors import BadInput, plain_reason
 from onellm.source import Blob, Source, source_name
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class Modality(BaseModel):
         try:
             signal = self.read(source).to(torch.float32)
         except (OSError, ValueError, EOFError) as error:  # of a reader without checks of its own
-            reason = f"a file that cannot be read ({error})"
+            said = plain_reason(error) if isinstance(error, OSError) else str(error)
+            reason = f"a file that cannot be read ({said})"
             raise BadInput(name, expected=f"a {self.name} signal", found=reason) from error
         want = tuple(self.example().shape)
         got = tuple(signal.shape)
