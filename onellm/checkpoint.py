@@ -24,6 +24,7 @@ from onellm.llm import llm_from_config, load_llm
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.model_card import model_card
 from onellm.model_folder import CONFIG, folder_of, read_model_config
+from onellm.quantize import Quantizer, quantize_llm
 from onellm.slots import (
     Joined,
     Slots,
@@ -219,6 +220,7 @@ def load_pretrained(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    bits: int = 0,
 ) -> OneLLM:
     """Load a model that :func:`save_pretrained` wrote.
 
@@ -226,8 +228,13 @@ def load_pretrained(
         path_or_hub_id: a folder, or a Hugging Face Hub id.
         device: where to put it, weight by weight.
         dtype: parameter type; left out, each stays as it was saved.
+        bits: 8 or 4 give the LLM weights of fewer bits, each as it is loaded, so that they are
+            never whole in memory (only where the LLM is not left out); for answering, see
+            :func:`onellm.quantize.quantize_llm`.
 
     Raises:
+        ConfigError: another number of bits.
+        MissingExtra: ``bits`` without torchao.
         CheckpointError: missing, damaged, of a newer format, or not fitting; it names the file.
             Also where weights were left out and the named id has other ones.
     """
@@ -244,14 +251,24 @@ def load_pretrained(
         tower = load_tower(described.references["encoder"]["id"])
         weights = Joined(("", weights), (f"{PARTS['encoder'].prefix}visual.", tower.weights))
     model = build_described(described, text, llm)
-    slots = Slots(model, (PARTS["llm"].prefix,) if llm is not None else ())
+    prefix = PARTS["llm"].prefix
+    slots = Slots(model, (prefix,) if llm is not None else ())
     check_fit(slots, weights, f"{folder}: the weights do not fit {CONFIG}")
-    fill(slots, weights, device=device, dtype=dtype)
+    quantizer = Quantizer(model.llm, bits, device) if bits else None
+
+    def placed(name: str) -> None:
+        if quantizer is not None and name.startswith(prefix):
+            quantizer.convert(name.removeprefix(prefix))
+
+    fill(slots, weights, device=device, dtype=dtype, placed=placed)
     own = weights_of(model)
     for part, reference in described.references.items():
         what = f"{folder / CONFIG}: {PARTS[part].what} {reference['id']}"
         check_witnesses(reference["witnesses"], own, what)
-    return model.to(device).eval()
+    model.to(device).eval()
+    if bits and llm is not None:
+        quantize_llm(model, bits)
+    return model
 
 
 def build_described(

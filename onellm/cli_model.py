@@ -73,9 +73,4 @@ def load_model(model: str, device: str = "", dtype: str = "float32", bits: int =
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    loaded = load_pretrained(model, device=device, dtype=getattr(torch, dtype))
-    if bits:
-        from onellm.quantize import quantize_llm
-
-        quantize_llm(loaded, bits)
-    return loaded
+    return load_pretrained(model, device=device, dtype=getattr(torch, dtype), bits=bits)

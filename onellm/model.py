@@ -224,11 +224,12 @@ class OneLLM(MediaPath):
         path_or_hub_id: str | Path,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        bits: int = 0,
     ) -> OneLLM:
         """Load a saved model; see :func:`onellm.checkpoint.load_pretrained`."""
         from onellm.checkpoint import load_pretrained
 
-        return load_pretrained(path_or_hub_id, device=device, dtype=dtype)
+        return load_pretrained(path_or_hub_id, device=device, dtype=dtype, bits=bits)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Write config, weights and tokenizer; see :func:`onellm.checkpoint.save_pretrained`."""

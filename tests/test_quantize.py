@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -11,6 +13,8 @@ import torch
 from onellm.errors import ConfigError, MissingExtra
 from onellm.model import OneLLM
 from onellm.quantize import quantize_llm
+
+ROOT = Path(__file__).parents[1]
 
 
 def wide_model() -> OneLLM:
@@ -73,3 +77,56 @@ def test_a_quantised_model_is_not_saved(bits, tmp_path):
     with pytest.raises(ConfigError, match=r"llm\.model\.layers\..* has been quantised"):
         model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_loading_with_fewer_bits_is_loading_and_then_quantising(bits, tmp_path):
+    pytest.importorskip("torchao")
+    model = wide_model()
+    model.save_pretrained(tmp_path)
+    quantize_llm(model, bits)
+    loaded = OneLLM.from_pretrained(tmp_path, bits=bits)
+    assert bytes_of(loaded.llm) == bytes_of(model.llm)
+    assert loaded.llm.dtype == model.llm.dtype
+    frequencies = loaded.llm.model.rotary_emb.inv_freq
+    assert frequencies.dtype == torch.float32, "they are no weights, and rounding them moves words"
+    x, ids = tiny.signals(model, "imu"), torch.tensor([[0, 5, 6, 7]])
+    with torch.no_grad():
+        found, wanted = (m(ids, media=[("imu", x[:1])]) for m in (loaded, model))
+    torch.testing.assert_close(found, wanted)
+
+
+PEAK = """
+import resource, sys
+import torch
+from onellm import weight_files
+from onellm.llm import build_llama
+from onellm.model import OneLLM
+
+def peak():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+weight_files.MAPPED_BYTES = 2**22  # pages of the file count until the mapping is given up
+OneLLM.from_pretrained(sys.argv[1], bits=8)  # imports whatever there is to import
+before = peak()
+OneLLM.from_pretrained(sys.argv[2], bits=8)
+print(peak() - before)
+"""
+
+
+def test_the_llm_is_never_whole_in_memory(tmp_path):
+    """Peak memory of a process of its own, against the size of the weights that it reads."""
+    pytest.importorskip("torchao")
+    model = wide_model()
+    model.save_pretrained(tmp_path / "small")
+    llm = tiny.build_llama(vocab=320, width=512, layers=16, heads=2, hidden=1536)
+    OneLLM(model.config, llm, model.text).save_pretrained(tmp_path / "large")
+    whole = sum(p.nbytes for p in llm.parameters())
+    assert whole > 200e6
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "small"), str(tmp_path / "large")],
+        **{"capture_output": True, "text": True, "cwd": ROOT},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 0.5 * whole
