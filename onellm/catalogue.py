@@ -96,12 +96,12 @@ def token_count(modality: Modality) -> int:
     """
     import torch
 
-    from onellm.encoder import Encoder, EncoderConfig
+    from onellm.encoder import EncoderConfig, PatchTokenizer
 
     tokenizer = modality.build_tokenizer(64)
     if tokenizer is None:
-        narrow = EncoderConfig(width=64, layers=1, heads=1, output_dim=8)
-        tokenizer = Encoder(narrow).patch_tokenizer
+        patch = EncoderConfig().patch_size
+        tokenizer = PatchTokenizer(torch.nn.Conv2d(3, 64, patch, patch))
     example = modality.example()
     with torch.no_grad():
         tokens = tokenizer(example[:1] if modality.frame_axis else example[None])

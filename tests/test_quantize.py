@@ -38,9 +38,10 @@ def bytes_of(llm: torch.nn.Module) -> int:
 
 
 def test_without_torchao_the_extra_is_named(monkeypatch):
+    model = tiny.tiny_model("imu")
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(MissingExtra, match=r"pip install 'onellm\[quant\]'"):
-        quantize_llm(tiny.tiny_model("imu"), 8)
+        quantize_llm(model, 8)
 
 
 def test_other_numbers_of_bits_are_refused():
