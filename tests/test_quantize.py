@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,24 +99,25 @@ def test_loading_with_fewer_bits_is_loading_and_then_quantising(bits, tmp_path):
 
 
 PEAK = """
-import resource, sys
-import torch
+import sys
+from pathlib import Path
 from onellm import weight_files
-from onellm.llm import build_llama
 from onellm.model import OneLLM
 
-def peak():
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def size(key):
+    (line,) = (l for l in Path("/proc/self/status").read_text().splitlines() if key in l)
+    return 1024 * int(line.split()[1])
 
 weight_files.MAPPED_BYTES = 2**22  # pages of the file count until the mapping is given up
 OneLLM.from_pretrained(sys.argv[1], bits=8)  # imports whatever there is to import
-before = peak()
+Path("/proc/self/clear_refs").write_text("5")  # the greatest size begins anew
+before = size("VmRSS")
 OneLLM.from_pretrained(sys.argv[2], bits=8)
-print(peak() - before)
+print(size("VmHWM") - before)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_llm_is_never_whole_in_memory(tmp_path):
     """Peak memory of a process of its own, against the size of the weights that it reads."""
     pytest.importorskip("torchao")
@@ -128,6 +130,9 @@ def test_the_llm_is_never_whole_in_memory(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(tmp_path / "small"), str(tmp_path / "large")],
         **{"capture_output": True, "text": True, "cwd": ROOT},
+        # Weights of 32 MiB and more are given back to the system at once; so are these, then.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
     )
     assert done.returncode == 0, done.stderr
+    # Measured: 0.33; loaded first and quantised then, 1.03.
     assert int(done.stdout) < 0.5 * whole
