@@ -36,8 +36,10 @@ from onellm.train.trainables import matches
 FACTS, SECONDS, STAGES, ANSWERS = "quickstart.json", "seconds.json", "stages", "answers.jsonl"
 PAGE = "report.html"
 # What a run leaves behind, and what starting anew removes. The page comes last.
-LEFT = (PAGE, "report.md", "report.json", STAGES, ANSWERS, SECONDS, FACTS)
-LEFT += ("config.json", "model.safetensors")
+LEFT = (
+    *(PAGE, "report.md", "report.json", STAGES, ANSWERS, SECONDS, FACTS),
+    *("config.json", "model.safetensors"),
+)
 
 
 def run(
