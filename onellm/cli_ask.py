@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from onellm.cli_model import Bits, Device, Dtype, Model, check_settings, load_model
+from onellm.cli_model import (
+    Bits,
+    Device,
+    Dtype,
+    Model,
+    NeededModel,
+    check_settings,
+    load_model,
+)
 from onellm.errors import ConfigError
 from onellm.manners import manners, verb_help
 
@@ -38,19 +46,23 @@ _OPEN = {"ignore_unknown_options": True}
         'onellm generate --model DIR "What is this?" --each --image a.jpg --image b.jpg',
         "onellm generate --model DIR --jsonl questions.jsonl --out answers.jsonl",
         "onellm show audio        (the files a modality reads)",
-        more="Each file has its modality in front of it. All of them stand in front of the "
-        "question, in their order, as the model was trained; one that saw a single medium at a "
-        "time, such as the quick start's, answers about one. Without a prompt the last file's "
+        more="Each file is written behind its modality. The model is shown all of them in their "
+        "order, in front of the question, as in training; one that was trained on one medium at a "
+        "time, as the quick start's is, answers about one alone. Without a prompt the last file's "
         "caption prompt is asked. A line of a JSONL file is such as "
         '{"prompt": "What is it?", "media": [["image", "dog.jpg"]]}.',
     ),
 )
 def generate(
     context: typer.Context,
-    model: Model = "",
+    model: NeededModel = "",
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT --MODALITY FILE", show_default=False),
+        typer.Argument(
+            metavar="PROMPT --MODALITY FILE",
+            show_default=False,
+            help="A question, and files behind their modalities, in any order.",
+        ),
     ] = None,
     each: Annotated[
         bool, typer.Option("--each", help="Ask about each file by itself; prints JSONL.")
@@ -117,9 +129,14 @@ def generate(
 def embed(
     context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npz file to write.")],
-    model: Model = "",
+    model: NeededModel = "",
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="FILES --MODALITY FILE", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="FILES --MODALITY FILE",
+            show_default=False,
+            help="Files, behind their modalities where several read such a file.",
+        ),
     ] = None,
     normalize: Annotated[bool, typer.Option(help="Divide vectors by their length.")] = True,
     batch_size: BatchSize = 16,
@@ -172,10 +189,10 @@ def _modalities(context: typer.Context, model: str, words: list[str]) -> list[st
         "onellm chat --model quickstart",
         "onellm chat --model DIR --temperature 0.7 --top-p 0.9",
         "onellm chat --model DIR --dtype bfloat16 --bits 8",
-        more="/help lists what can be typed; /image FILE, say, shows it a picture. All that is "
-        "shown stands in front of the first question, as models are trained; one that saw a "
-        "single medium and question at a time, such as the quick start's, wants /reset before "
-        "the next.",
+        more="/help lists what can be typed; /image FILE, say, shows it a picture. All that has "
+        "been shown stands in front of the first question, as in training; a model that was "
+        "trained on one medium and one question at a time, as the quick start's is, needs /reset "
+        "before the next.",
     )
 )
 def chat(

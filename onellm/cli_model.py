@@ -22,6 +22,10 @@ class Kind(StrEnum):
 
 
 Model = Annotated[str, typer.Option(help="Folder of a saved model, or a hub id.")]
+# For verbs that ask for it themselves, so as to tell a misspelt --model from one left out.
+NeededModel = Annotated[
+    str, typer.Option(show_default=False, help="Folder of a saved model, or a hub id.  [required]")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; by default the GPU if any.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
 Bits = Annotated[
