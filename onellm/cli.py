@@ -5,7 +5,6 @@ Verbs import what they need when they run, so that ``--help`` is instant.
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Annotated
 
@@ -56,6 +55,4 @@ def main() -> None:
     long (docs/lab-notes.md). It has to be said before torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # transformers imports torchao where it is installed, and torch then warns of torchao's enums.
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     app()

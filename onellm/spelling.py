@@ -39,5 +39,5 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) 
     if near is not None:
         return f" Did you mean {near!r}?"
     if otherwise is not None:
-        return f" {otherwise}"
+        return f" {otherwise.strip()}"
     return f" Known: {', '.join(names)}." if names else ""
