@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,17 @@ def config_of(place: str | Path) -> dict[str, Any]:
         CheckpointError: there is none, or it is damaged or of another kind.
     """
     path = Path(place)
-    if path.is_dir():
-        return read_model_config(path / CONFIG)
+    return read_model_config((path if path.is_dir() else _fetched(str(place))) / CONFIG)
+
+
+@cache
+def _fetched(place: str) -> Path:
+    """A folder with the config of a model on the hub, which is asked once."""
     _check_id(place)
     from huggingface_hub import hf_hub_download
 
     try:
-        return read_model_config(Path(hf_hub_download(str(place), CONFIG)))
+        return Path(hf_hub_download(place, CONFIG)).parent
     except (OSError, ValueError) as error:
         raise _nowhere(place) from error
 
