@@ -30,7 +30,6 @@ from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.experts import hidden_width
 from onellm.projection.upm import UPMConfig
 from onellm.published_keys import DROPPED, OursAsPublished, places
-from onellm.quantize import quantize_llm
 from onellm.registry import modality_classes
 from onellm.slots import Slots, empty_parameters
 from onellm.weight_files import divide
@@ -140,13 +139,6 @@ def ask(load: Callable[[], OneLLM], tokens: int) -> dict[str, Any]:
     }
 
 
-def quantized(folder: Path, bits: int) -> OneLLM:
-    """A saved model with fewer bits in its LLM."""
-    model = OneLLM.from_pretrained(folder)
-    quantize_llm(model, bits)
-    return model
-
-
 def run_step(step: str, folder: Path, tiny: bool, tokens: int) -> dict[str, Any]:
     """One step, in this process."""
     published, ours = folder / "published", folder / "ours"
@@ -159,10 +151,9 @@ def run_step(step: str, folder: Path, tiny: bool, tokens: int) -> dict[str, Any]
         facts = {"files": len(done.files), "file_bytes": sum(size for _, size in done.files)}
     elif step == "load":
         facts = ask(lambda: OneLLM.from_official(published), tokens)
-    elif step == "reload":
-        facts = ask(lambda: OneLLM.from_pretrained(ours), tokens)
     else:
-        facts = ask(lambda: quantized(ours, int(step.removeprefix("bits"))), tokens)
+        bits = {"bits8": 8, "bits4": 4}.get(step)
+        facts = ask(lambda: OneLLM.from_pretrained(ours, bits=bits), tokens)
     seconds = round(time.perf_counter() - began, 1)
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "base_bytes": base} | facts
 

@@ -52,7 +52,8 @@ def reading_of(model: str = "", tokenizer: str = "") -> Reading:
     Raises:
         CheckpointError: there is no such model or tokenizer.
     """
-    from onellm.checkpoint import CONFIG, TEXT, folder_of, read_description
+    from onellm.checkpoint import TEXT, read_description
+    from onellm.model_folder import CONFIG, folder_of
     from onellm.text import load_text_tokenizer
 
     names: dict[str, dict[str, Any]] = {name: {} for name in modality_classes()}

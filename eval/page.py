@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from onellm.eval import plots
 from onellm.eval.curves import Phase
 from onellm.eval.plots import percent
-from onellm.eval.wording import READING, made_with, samples_note, title, verdict
+from onellm.eval.summary import NEAR, TINY, control_excess
+from onellm.eval.wording import (
+    READING,
+    made_with,
+    samples_note,
+    second_scores,
+    title,
+    verdict,
+)
 from onellm.progress import duration
 
 if TYPE_CHECKING:
@@ -89,10 +97,15 @@ def _tiles(report: Mapping[str, Any]) -> str:
         tiles.append((percent(mean), f"mean exact match; majority {percent(chance)}"))
         tiles.append((_of(goals, "above_majority", "of"), "20 points or more above majority"))
     if goals["with_reference"]:
-        tiles.append((_of(goals, "at_reference", "with_reference"), "reach the classical model"))
+        tiles.append(
+            (_of(goals, "at_reference", "with_reference"), "reach the classical reference")
+        )
     if goals["with_control"]:
-        near = _of(goals, "control_near_majority", "with_control")
-        tiles.append((near, "fall to majority when media are shuffled"))
+        excess = control_excess(report["modalities"])
+        at_most = sum(e <= NEAR + TINY for e in excess)
+        near = f"within 6 on either side: {goals['control_near_majority']}"
+        label = f"at most 6 points above majority with shuffled media ({near})"
+        tiles.append((f"{at_most}<small>/{len(excess)}</small>", label))
     return "".join(f"<li><b>{value}</b>{escape(label)}</li>" for value, label in tiles)
 
 
@@ -113,8 +126,8 @@ def _table(modalities: Mapping[str, Mapping[str, Any]]) -> str:
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{row}</tr>')
     heads = (
-        *("modality", "n", "exact match", "95 % interval", "majority", "shuffled"),
-        *("reference", "2nd question", "CIDEr"),
+        *("modality", "questions", "exact match", "95 % interval", "majority", "shuffled media"),
+        *("classical reference", "2nd question", "CIDEr, 0 to 10"),
     )
     head = "".join(f'<th scope="col">{h}</th>' for h in heads)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -122,12 +135,7 @@ def _table(modalities: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _second(m: Mapping[str, Any]) -> str:
     """Accuracy on second questions, with the majority rate behind it."""
-    parts = [
-        f"{percent(m[kind])} <small>{label} (maj. {percent(m[f'{kind}_majority'])})</small>"
-        for kind, label in (("yes_no", "yes/no"), ("second", "open"))
-        if m[kind] is not None
-    ]
-    return "<br>".join(parts) or "–"
+    return "<br>".join(f"{rate} <small>{of}</small>" for rate, of in second_scores(m)) or "–"
 
 
 def _reading() -> str:
@@ -199,7 +207,8 @@ def _classes(scores: Sequence[Mapping[str, Any]]) -> str:
         for h in ("true answer", "right", "", "times said", "most often mistaken for")
     )
     return (
-        f"<details><summary>All {len(scores)} answers</summary><div class='scroll'><table>"
+        f"<details><summary>How often each of the {len(scores)} true answers was found, "
+        "and what was said instead</summary><div class='scroll'><table>"
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
     )
 
@@ -219,11 +228,11 @@ def _router(routers: Mapping[str, plots.Table]) -> str:
     if not routers:
         return '<p class="note">No router table was recorded.</p>'
     low, high = scale = plots.router_scale(routers)
-    experts = max(len(table[0]) for table in routers.values())
-    colours = {f"expert {e + 1}": plots.colour(e) for e in range(experts)}
+    queries, experts = max((len(table), len(table[0])) for table in routers.values())
     panels = "".join(plots.router_panel(name, table, scale) for name, table in routers.items())
     return (
-        f'{plots.legend(colours)}<div class="routers">{panels}</div>'
-        f'<p class="note">Bars: mean weight of each expert. Below them each query token is a '
-        f"column and each expert a row, from {low:.2f} (pale) to {high:.2f} (full colour).</p>"
+        f'<p class="note">Weights of the {experts} experts: a row each, with its mean behind it, '
+        f"and a column for each of the {queries} modality tokens, from {low:.2f} (pale) to "
+        f"{high:.2f} (full colour). The weights of a token sum to 1.</p>"
+        f'<div class="routers">{panels}</div>'
     )

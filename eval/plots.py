@@ -70,7 +70,8 @@ def _accuracy_row(name: str, m: Mapping[str, Any]) -> str:
         f"<small>{m['n']} questions</small></a>"
         f'<div class="track" title="{escape(title)}">{"".join(marks)}</div>'
         f'<span class="value">{percent(m["exact_match"])}'
-        f"<small>{points(m['exact_match'] - m['majority'])} over majority</small></span></div>"
+        f"<small>{points(m['exact_match'] - m['majority'])} "
+        '<span class="wide">points </span>over majority</small></span></div>'
     )
 
 
@@ -154,31 +155,29 @@ def router_scale(tables: Mapping[str, Table]) -> tuple[float, float]:
 
 
 def router_panel(name: str, table: Table, scale: tuple[float, float]) -> str:
-    """One modality's router: mean weight of each expert, and the table as a heat map.
+    """One modality's router: the table as a heat map, and the mean weight of each expert.
 
     Args:
         name: of the modality.
         table: rows by query, columns by expert.
         scale: weights shown palest and darkest.
     """
-    means = mean_weights(table)
-    bars = "".join(
-        f'<i style="width:{100 * weight:.1f}%;background:{colour(e)}" '
-        f'title="expert {e + 1}: {weight:.3f}">{weight:.2f}</i>'
-        for e, weight in enumerate(means)
-    )
-    cells = "".join(
-        f'<rect x="{q}" y="{e}" width="1.02" height=".9" '
-        f'style="fill:{colour(e)};opacity:{_share(w, *scale) / 100:.2f}"/>'
-        for q, row in enumerate(table)
-        for e, w in enumerate(row)
-    )
-    box = f"0 0 {len(table)} {len(means)}"
+    rows = []
+    for e, mean in enumerate(mean_weights(table)):
+        cells = "".join(
+            f'<rect x="{q}" y="0" width="1.02" height="1" '
+            f'style="opacity:{_share(row[e], *scale) / 100:.2f}"/>'
+            for q, row in enumerate(table)
+        )
+        rows.append(
+            f'<li><span>{e + 1}</span><svg viewBox="0 0 {len(table)} 1" '
+            'preserveAspectRatio="none" role="img" '
+            f'aria-label="weights of expert {e + 1} for {escape(name)}">{cells}</svg>'
+            f"<b>{mean:.2f}</b></li>"
+        )
     return (
         f'<figure class="router"><figcaption>{escape(name)}</figcaption>'
-        f'<div class="means">{bars}</div>'
-        f'<svg viewBox="{box}" preserveAspectRatio="none" role="img" '
-        f'aria-label="router weights of {escape(name)}">{cells}</svg></figure>'
+        f"<ul>{''.join(rows)}</ul></figure>"
     )
 
 
@@ -186,15 +185,12 @@ def router_panel(name: str, table: Table, scale: tuple[float, float]) -> str:
 
 
 def time_chart(seconds: Mapping[str, float]) -> str:
-    """Wall time by phase: one bar, and a list with the numbers."""
+    """Wall time by phase, each with a bar and its share of the whole."""
     total = sum(seconds.values()) or 1.0
-    bar = "".join(
-        f'<i style="flex-grow:{value:.2f};background:{colour(i)}" title="{escape(name)}"></i>'
-        for i, (name, value) in enumerate(seconds.items())
-    )
     items = "".join(
-        f'<li><i style="background:{colour(i)}"></i>{escape(spaced(name))}'
+        f"<li><span>{escape(spaced(name))}</span>"
+        f'<i class="meter"><i style="width:{100 * value / total:.1f}%"></i></i>'
         f"<b>{duration(value)}</b><small>{percent(value / total)}</small></li>"
-        for i, (name, value) in enumerate(seconds.items())
+        for name, value in seconds.items()
     )
-    return f'<div class="times"><div class="bar">{bar}</div><ul>{items}</ul></div>'
+    return f'<ul class="times">{items}</ul>'

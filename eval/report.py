@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from onellm.eval.curves import last_routers, mean_weights, phases, training_facts
 from onellm.eval.page import build_page
 from onellm.eval.plots import percent
-from onellm.eval.wording import READING, made_with, samples_note, title, verdict
+from onellm.eval.wording import (
+    READING,
+    made_with,
+    samples_note,
+    second_scores,
+    title,
+    verdict,
+)
 from onellm.progress import duration
 
 if TYPE_CHECKING:
@@ -103,17 +110,17 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def _results(report: Mapping[str, Any]) -> str:
     heads = (
-        *("modality", "n", "exact match", "95 %", "majority", "shuffled media"),
-        *("reference", "yes/no", "CIDEr"),
+        *("modality", "questions", "exact match", "95 % interval", "majority", "shuffled media"),
+        *("classical reference", "2nd question", "CIDEr, 0 to 10"),
     )
     rows = []
     for name, m in report["modalities"].items():
         interval = " to ".join(percent(x) for x in m["interval"]) if m["interval"] else "–"
-        rates = (m[key] for key in ("majority", "shuffled", "reference", "yes_no"))
+        rates = (m[key] for key in ("majority", "shuffled", "reference"))
+        second = ", ".join(f"{rate} {of}" for rate, of in second_scores(m)) or "–"
         cider = "–" if m["cider"] is None else f"{m['cider']:.2f}"
-        rows.append(
-            (name, str(m["n"]), percent(m["exact_match"]), interval, *map(percent, rates), cider)
-        )
+        first = (name, str(m["n"]), percent(m["exact_match"]), interval)
+        rows.append((*first, *map(percent, rates), second, cider))
     return table(heads, rows)
 
 

@@ -18,6 +18,9 @@ from onellm.eval.starter import CAPTION, CLOSED, SECOND, SHUFFLED
 MARGIN, NEAR = 0.20, 0.06
 """Goals: this much above the majority rate, and the control no further from it than that."""
 
+TINY = 1e-9
+"""Whole points of a rate are not exact in binary: 0.7 - 0.5 is a little less than 0.2."""
+
 
 class Reference(StrictModel):
     """What a classical model reaches on a modality's first questions.
@@ -204,17 +207,29 @@ def goals(modalities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         ``with_reference``.
     """
     rows = [m for m in modalities.values() if m["exact_match"] is not None]
-    control = [m for m in rows if m["shuffled"] is not None]
+    excess = control_excess(modalities)
     compared = [m for m in rows if m["reference"] is not None]
-    # Whole points of a rate are not exact in binary: 0.7 - 0.5 is a little less than 0.2.
-    tolerance = 1e-9
     return {
         "of": len(rows),
-        "above_majority": sum(m["exact_match"] - m["majority"] >= MARGIN - tolerance for m in rows),
-        "with_control": len(control),
-        "control_near_majority": sum(
-            abs(m["shuffled"] - m["majority"]) <= NEAR + tolerance for m in control
-        ),
+        "above_majority": sum(m["exact_match"] - m["majority"] >= MARGIN - TINY for m in rows),
+        "with_control": len(excess),
+        "control_near_majority": sum(abs(e) <= NEAR + TINY for e in excess),
         "with_reference": len(compared),
-        "at_reference": sum(m["exact_match"] >= m["reference"] - tolerance for m in compared),
+        "at_reference": sum(m["exact_match"] >= m["reference"] - TINY for m in compared),
     }
+
+
+def control_excess(modalities: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """How far each modality's shuffled control is above its majority rate.
+
+    A rate far above would mean that questions give answers away. Below it, which a negative number
+    tells, nothing is wrong: a model that looks at its medium names what the other sample is.
+
+    Args:
+        modalities: numbers by modality; those without a control are left out.
+    """
+    return [
+        m["shuffled"] - m["majority"]
+        for m in modalities.values()
+        if m["shuffled"] is not None and m["majority"] is not None
+    ]

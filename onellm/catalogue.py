@@ -6,6 +6,8 @@ Presets and stages are files; only modalities need torch, which is imported when
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +84,8 @@ def describe(name: str) -> str:
         if name in (cls.name, cls.published_name):
             return _describe_modality(cls)
     files = [path.stem for folder in _FOLDERS.values() for path in folder.glob("*.yaml")]
-    raise ConfigError(f"unknown name {name!r}.{did_you_mean(name, [*classes, *files, *tasks])}")
+    hint = did_you_mean(name, [*classes, *files, *tasks], "onellm ls lists all there are.")
+    raise ConfigError(f"unknown name {name!r}.{hint}")
 
 
 def token_count(modality: Modality) -> int:
@@ -93,12 +96,12 @@ def token_count(modality: Modality) -> int:
     """
     import torch
 
-    from onellm.encoder import Encoder, EncoderConfig
+    from onellm.encoder import EncoderConfig, PatchTokenizer
 
     tokenizer = modality.build_tokenizer(64)
     if tokenizer is None:
-        narrow = EncoderConfig(width=64, layers=1, heads=1, output_dim=8)
-        tokenizer = Encoder(narrow).patch_tokenizer
+        patch = EncoderConfig().patch_size
+        tokenizer = PatchTokenizer(torch.nn.Conv2d(3, 64, patch, patch))
     example = modality.example()
     with torch.no_grad():
         tokens = tokenizer(example[:1] if modality.frame_axis else example[None])
@@ -155,12 +158,16 @@ def _first_words(path: Path) -> str:
 
 
 def _describe_modality(cls: type[Modality]) -> str:
+    from onellm.modality import Modality
+
     modality = _published(cls)
     shape = " x ".join(str(size) for size in modality.example().shape)
     file = inspect.getsourcefile(cls) or cls.__module__
+    text = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:")[0].rstrip()
     lines = [
-        f"{cls.name}: {inspect.cleandoc(cls.__doc__ or '')}",
+        f"{cls.name}: {text}",
         "",
+        f"command line    {', or '.join(f'--{cls.name} {form}' for form in cls.forms)}",
         f"files           {' '.join(cls.suffixes)}",
         f"signal          {shape} at the published size",
         f"tokens          {_tokens(modality)} at the published size",
@@ -168,11 +175,34 @@ def _describe_modality(cls: type[Modality]) -> str:
         f"published name  {cls.published_name or 'none'}",
         f"source          {file}",
         "",
-        "options (config.json: model.modalities." + cls.name + ")",
+        f"options and their defaults (model.modalities.{cls.name} in a preset or in config.json)",
     ]
-    width = max(map(len, cls.model_fields))
-    for option, field in cls.model_fields.items():
-        value, default = getattr(modality, option), field.get_default(call_default_factory=True)
-        published = "" if value == default else f"  (published: {value})"
-        lines.append(f"  {option:<{width}}  {default}{published}")
+    meanings = option_meanings(cls)
+    # Its own first, then those that all modalities have.
+    for option in sorted(cls.model_fields, key=Modality.model_fields.__contains__):
+        default = cls.model_fields[option].get_default(call_default_factory=True)
+        value = getattr(modality, option)
+        published = "" if value == default else f"  (the published weights: {value})"
+        lines.append(f"  {option} = {default}{published}")
+        lines += textwrap.wrap(
+            meanings.get(option, ""), 96, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
     return "\n".join(lines)
+
+
+def option_meanings(cls: type[Modality]) -> dict[str, str]:
+    """What the docstrings of a modality's classes say of its options.
+
+    Args:
+        cls: a modality.
+
+    Returns:
+        option → the text of its entry under ``Attributes``, nearest class first.
+    """
+    meanings: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        section = inspect.cleandoc(one.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
+        for entry in re.split(r"^    (?=\w+: )", section, flags=re.M)[1:]:
+            option, _, meaning = entry.partition(": ")
+            meanings[option] = " ".join(meaning.split()).replace("``", "")
+    return {option: meanings[option] for option in cls.model_fields if option in meanings}

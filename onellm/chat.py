@@ -44,11 +44,14 @@ class Conversation:
         """
         kind = self.model.modality(modality)
         if not path:
-            raise ConfigError(f"/{modality} needs a file: /{modality} PATH")
+            raise ConfigError(f"/{modality} needs a file: /{modality} {kind.forms[0]}")
         signal = kind.load(str(Path(path).expanduser()))
         self.media.append((kind.name, signal))
         self.files.append((kind.name, path))
-        return f"{kind.name} attached ({len(self.media)} in this conversation)"
+        count = f"{len(self.media)} in this conversation"
+        if len(self.media) > 1:
+            count += ", all in front of its first question; /reset first to ask about one alone"
+        return f"{kind.name} attached ({count})"
 
     def ask(self, text: str) -> Iterator[str]:
         """Answer a turn piece by piece; it becomes history when it has been answered.
@@ -130,12 +133,14 @@ def _command(conversation: Conversation, line: str) -> str:
 
 def help_text(conversation: Conversation) -> str:
     """What can be typed."""
-    names = list(conversation.model.modalities)
     lines = [
         ("text", "ask; earlier turns are remembered"),
-        *((f"/{name} PATH", f"attach a file ({name})") for name in names),
+        *(
+            (f"/{name} {kind.forms[0]}", f"attach {name}, in front of the first question")
+            for name, kind in conversation.model.modalities.items()
+        ),
         ("/media", "list what is attached"),
-        ("/reset", "forget turns and media"),
+        ("/reset", "forget turns and media, for a question about something else"),
         ("/quit", "leave (so does Ctrl-D); Ctrl-C stops an answer"),
     ]
     width = max(len(command) for command, _ in lines)

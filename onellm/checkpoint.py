@@ -23,6 +23,8 @@ from onellm.errors import CheckpointError, ConfigError
 from onellm.llm import llm_from_config, load_llm
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.model_card import model_card
+from onellm.model_folder import CONFIG, folder_of, read_model_config
+from onellm.quantize import Quantizer, quantize_llm
 from onellm.slots import (
     Joined,
     Slots,
@@ -37,7 +39,7 @@ from onellm.weight_files import SHARD_BYTES, open_weights, write_text, write_wei
 from onellm.witness import check_witnesses, witnesses
 
 FORMAT_VERSION = 2  # 1 had one file of weights, and neither references nor history
-CONFIG, TEXT, CARD = "config.json", "tokenizer", "README.md"
+TEXT, CARD = "tokenizer", "README.md"
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,7 @@ def load_pretrained(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    bits: int = 0,
 ) -> OneLLM:
     """Load a model that :func:`save_pretrained` wrote.
 
@@ -225,8 +228,13 @@ def load_pretrained(
         path_or_hub_id: a folder, or a Hugging Face Hub id.
         device: where to put it, weight by weight.
         dtype: parameter type; left out, each stays as it was saved.
+        bits: 8 or 4 give the LLM weights of fewer bits, each as it is loaded, so that they are
+            never whole in memory (only where the LLM is not left out); for answering, see
+            :func:`onellm.quantize.quantize_llm`.
 
     Raises:
+        ConfigError: another number of bits.
+        MissingExtra: ``bits`` without torchao.
         CheckpointError: missing, damaged, of a newer format, or not fitting; it names the file.
             Also where weights were left out and the named id has other ones.
     """
@@ -243,14 +251,24 @@ def load_pretrained(
         tower = load_tower(described.references["encoder"]["id"])
         weights = Joined(("", weights), (f"{PARTS['encoder'].prefix}visual.", tower.weights))
     model = build_described(described, text, llm)
-    slots = Slots(model, (PARTS["llm"].prefix,) if llm is not None else ())
+    prefix = PARTS["llm"].prefix
+    slots = Slots(model, (prefix,) if llm is not None else ())
     check_fit(slots, weights, f"{folder}: the weights do not fit {CONFIG}")
-    fill(slots, weights, device=device, dtype=dtype)
+    quantizer = Quantizer(model.llm, bits, device) if bits else None
+
+    def placed(name: str) -> None:
+        if quantizer is not None and name.startswith(prefix):
+            quantizer.convert(name.removeprefix(prefix))
+
+    fill(slots, weights, device=device, dtype=dtype, placed=placed)
     own = weights_of(model)
     for part, reference in described.references.items():
         what = f"{folder / CONFIG}: {PARTS[part].what} {reference['id']}"
         check_witnesses(reference["witnesses"], own, what)
-    return model.to(device).eval()
+    model.to(device).eval()
+    if bits and llm is not None:
+        quantize_llm(model, bits)
+    return model
 
 
 def build_described(
@@ -271,25 +289,6 @@ def build_described(
     return model
 
 
-def folder_of(place: str | Path) -> Path:
-    """The folder of a saved model, fetched from the hub if it is an id.
-
-    Raises:
-        CheckpointError: there is neither.
-    """
-    path = Path(place)
-    if path.is_dir():
-        return path
-    if path.exists() or str(place).count("/") != 1 or str(place).startswith((".", "/", "~")):
-        raise CheckpointError(f"{place}: expected a folder with {CONFIG}; found none")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(place)))
-    except (OSError, ValueError) as error:  # offline, unknown repository, no access
-        raise CheckpointError(f"{place}: no such folder, and no such model on the hub") from error
-
-
 def read_description(file: Path) -> Description:
     """Read ``config.json``.
 
@@ -297,16 +296,7 @@ def read_description(file: Path) -> Description:
         CheckpointError: missing, damaged, of another kind or of a newer format.
         ConfigError: it names an unknown key or a wrong value.
     """
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{file.parent}: expected a saved OneLLM model; found no {CONFIG}"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: expected JSON; found a damaged file ({error})") from error
-    if not isinstance(plain, dict) or not {"model", "llm"} <= plain.keys():
-        raise CheckpointError(f"{file}: expected a OneLLM config; found another kind of file")
+    plain = read_model_config(file)
     if plain.get("format_version", 0) > FORMAT_VERSION:
         raise CheckpointError(
             f"{file}: format {plain['format_version']} is newer than this library's "

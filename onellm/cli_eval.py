@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onellm.cli_model import Bits, Device, Dtype, Model
 from onellm.errors import ConfigError
-from onellm.manners import manners, verb_help
+from onellm.manners import RESUMABLE, manners, verb_help
 
 if TYPE_CHECKING:
     from onellm.eval.task import Task
-
-RESUMABLE = "interrupted: the same command goes on where this one stopped"
 
 eval_app = typer.Typer(
     name="eval",
@@ -43,7 +42,7 @@ Data = Annotated[Path | None, typer.Option(help="Folder that the tasks' paths ar
 @eval_app.callback()
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="Folder of a saved model, or a hub id.")] = "",
+    model: Model = "",
     tasks: Tasks = "",
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Folder of answers and report.")] = None,
@@ -57,13 +56,9 @@ def evaluate(
         str, typer.Option(help="greedy, or published: sampled as the paper's scripts do.")
     ] = "greedy",
     seed: Annotated[int, typer.Option(help="Of sampling, and of which samples are shown.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 …; by default the GPU if any.")
-    ] = "",
-    dtype: Annotated[
-        str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")
-    ] = "float32",
-    bits: Annotated[int, typer.Option(help="8 or 4: quantise the LLM.")] = 0,
+    device: Device = "",
+    dtype: Dtype = "float32",
+    bits: Bits = 0,
     validate_data: Annotated[
         bool, typer.Option("--validate-data", help="Say what is missing, and stop.")
     ] = False,
@@ -149,7 +144,7 @@ def _run(
     from onellm.progress import SilentProgress, watch
 
     specs, shard = _specs(tasks), shard_from_environment()
-    from onellm.checkpoint import folder_of
+    from onellm.model_folder import folder_of
 
     device, dtype, bits = place
     folder = folder_of(model)
@@ -158,9 +153,9 @@ def _run(
     planned = plan(specs, settings)
 
     def load() -> Any:
-        from onellm.cli import _load
+        from onellm.cli_model import load_model
 
-        return _load(str(folder), device or local_device(), dtype, bits)
+        return load_model(str(folder), device or local_device(), dtype, bits)
 
     if shard.rank:
         evaluate(planned, settings, load, shard=shard, progress=SilentProgress())
@@ -298,9 +293,9 @@ def _judge(endpoint: str, name: str, local: str) -> Any:
         from onellm.eval.endpoint import Endpoint
 
         return Endpoint(endpoint, name)
-    from onellm.cli import _load
+    from onellm.cli_model import load_model
 
-    model = _load(local, "", "float32")
+    model = load_model(local)
 
     def reply(text: str, temperature: float, tokens: int) -> str:
         return str(model.generate(text, max_new_tokens=tokens, temperature=temperature))

@@ -1,4 +1,4 @@
-"""Verbs of training: train, export, plot. They register with :data:`onellm.cli.app` on import."""
+"""Verbs of training: quickstart, train, export, plot."""
 
 from __future__ import annotations
 
@@ -7,14 +7,61 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onellm.cli import RESUMABLE, Kind, _help, _manners, app
+from onellm.cli_model import Kind
+from onellm.manners import RESUMABLE, manners, verb_help
 
 if TYPE_CHECKING:
     from onellm.train.dry_run import DryRun
 
 
-@app.command(
-    **_help(
+training = typer.Typer()
+
+
+@training.command(
+    **verb_help(
+        "Train, evaluate and report on the packaged real data of eight modalities.",
+        "onellm quickstart",
+        "onellm quickstart --preset smoke --out smoke",
+        "onellm quickstart --starter my-shards --seed 1 --out mine",
+    )
+)
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for the model and the report.")] = Path(
+        "quickstart"
+    ),
+    starter: Annotated[
+        Path | None,
+        typer.Option(help="Folder of <modality>-train.tar and -test.tar; the packaged data."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="small (half an hour) or smoke (minutes).")] = "small",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on with what --out holds.")] = True,
+) -> None:
+    """Run :func:`onellm.quickstart.run` under progress bars."""
+    page = out / "report.html"
+    before = _written(page)
+    with manners(RESUMABLE):
+        from onellm.progress import watch
+        from onellm.quickstart import run
+
+        with watch() as progress:
+            run(out, starter, preset, seed, resume, progress)
+    if before and before == _written(page):
+        typer.echo(
+            "this run was finished before, and nothing was done; --no-resume removes it and "
+            "starts anew, another --out keeps it"
+        )
+    if page.is_file():
+        typer.echo(f"report: {page}\nmodel:  {out}  (onellm chat --model {out})")
+
+
+def _written(file: Path) -> int:
+    """When a file was written, in nanoseconds; 0 if it is not there."""
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+@training.command(
+    **verb_help(
         "Train one stage in this process.",
         "onellm train warmup model=models/start out=runs/warmup",
         "onellm train my-stage.yaml optim.lr=2e-4 length.steps=500",
@@ -41,7 +88,7 @@ def train(
     ] = 400.0,
 ) -> None:
     """Run :func:`onellm.train.launch.run_training` under a progress bar."""
-    with _manners(RESUMABLE):
+    with manners(RESUMABLE):
         from onellm.train.config import read_config
 
         settings = read_config(config, overrides or [], hardware)
@@ -105,8 +152,8 @@ def _tell(run: DryRun, tflops: float) -> None:
         console.print(f"  … {len(run.example_texts) - 8} more", highlight=False)
 
 
-@app.command(
-    **_help(
+@training.command(
+    **verb_help(
         "Write the model of a run's checkpoint, of any ZeRO stage.",
         "onellm export runs/instruct models/mine",
         "onellm export runs/instruct models/mine --step 2000 --dtype bfloat16",
@@ -123,7 +170,7 @@ def export(
     dtype: Annotated[Kind | None, typer.Option(help="Of the weights; as they started.")] = None,
 ) -> None:
     """Run :func:`onellm.train.finish.export_run`."""
-    with _manners():
+    with manners():
         import torch
 
         from onellm.train.finish import export_run
@@ -133,8 +180,8 @@ def export(
     typer.echo(f"model: {out}  (stage {taken.stage}, step {taken.step})")
 
 
-@app.command(
-    **_help(
+@training.command(
+    **verb_help(
         "Draw the curves of training runs: loss, learning rate, speed, router.",
         "onellm plot runs/align_image",
         "onellm plot runs/a runs/b --out compare",
@@ -148,7 +195,7 @@ def plot(
     ] = None,
 ) -> None:
     """Run :func:`onellm.train.plot.plot_runs`."""
-    with _manners():
+    with manners():
         from onellm.train.plot import plot_runs
 
         folder = runs[0] if runs[0].is_dir() else runs[0].parent

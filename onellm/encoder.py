@@ -8,15 +8,17 @@ Shape legend: B batch, L tokens, N = L + 1 with the class token, D width, H head
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
 from onellm.config import StrictModel
 from onellm.errors import ConfigError
 from onellm.sequence import TokenSeq
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 
 class EncoderConfig(StrictModel):
@@ -54,11 +56,14 @@ class PatchTokenizer(nn.Module):
     """The encoder's own patch convolution as a tokenizer: (B, 3, S, S) → (B, L, D).
 
     It holds the convolution by reference only, so that its weight has one name in a checkpoint.
+
+    Args:
+        conv: the tower's ``conv1``.
     """
 
-    def __init__(self, visual: VisionTransformer) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self._visual = [visual]  # inside a list: not a submodule
+        self._conv = [conv]  # inside a list: not a submodule
 
     def forward(self, picture_BCHW: Tensor) -> Tensor:
         """Cut pictures into patch tokens, row by row.
@@ -66,7 +71,7 @@ class PatchTokenizer(nn.Module):
         Args:
             picture_BCHW: CLIP-normalised pictures.
         """
-        patch_BDhw = self._visual[0].conv1(picture_BCHW)
+        patch_BDhw = self._conv[0](picture_BCHW)
         return patch_BDhw.flatten(2).transpose(1, 2)
 
 
@@ -92,7 +97,7 @@ class Encoder(nn.Module):
     @property
     def patch_tokenizer(self) -> PatchTokenizer:
         """The tokenizer of every modality that is made of pictures."""
-        return PatchTokenizer(self.visual)
+        return PatchTokenizer(self.visual.conv1)
 
     def forward(self, tokens: TokenSeq, positions_ND: Tensor | None = None) -> TokenSeq:
         """Encode a batch of token sequences.
@@ -159,6 +164,9 @@ class Encoder(nn.Module):
 
 def build_visual(config: EncoderConfig) -> VisionTransformer:
     """Build open_clip's vision tower with random weights."""
+    # Importing open_clip takes seconds; sizes are read, and files checked, without a tower.
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
     return VisionTransformer(
         image_size=config.image_size,
         patch_size=config.patch_size,

@@ -8,7 +8,9 @@ from typing import Any
 
 import typer
 
-from onellm.errors import OneLLMError
+from onellm.errors import OneLLMError, plain_reason
+
+RESUMABLE = "interrupted: the same command goes on where this one stopped"
 
 
 @contextmanager
@@ -17,8 +19,8 @@ def manners(on_interrupt: str = "interrupted") -> Iterator[None]:
     try:
         yield
     except (OneLLMError, OSError) as error:
-        message = " ".join(str(error).split())
-        typer.echo(f"error: {message}", err=True)
+        message = plain_reason(error) if isinstance(error, OSError) else str(error)
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as interrupt:
         typer.echo(f"\n{on_interrupt}", err=True)

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from onellm.errors import BadInput
+from onellm.errors import BadInput, plain_reason
 from onellm.source import Blob, Source, source_name
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Modality(BaseModel):
             multiplies each frame by a trained vector of its own first, so that "coming closer"
             and "moving away" differ. Without a frame axis it does nothing.
         max_megabytes: larger files are refused (10^6 bytes).
+        forms: how a source is written on the command line, behind ``--<name>``.
         record_fields: fields of a JSON, CSV or Parquet record that hold a file of this modality;
             its name, and its name with ``_path``, if left empty.
         published_name: the name in the published checkpoints.
@@ -59,6 +60,7 @@ class Modality(BaseModel):
     caption_prompt: ClassVar[str]
     positions: ClassVar[Literal["own", "shared"]] = "own"
     frame_axis: ClassVar[bool] = False
+    forms: ClassVar[tuple[str, ...]] = ("FILE",)
     record_fields: ClassVar[tuple[str, ...]] = ()
     published_name: ClassVar[str] = ""
     published_keys: ClassVar[Mapping[str, str]] = {}
@@ -174,7 +176,8 @@ class Modality(BaseModel):
         try:
             signal = self.read(source).to(torch.float32)
         except (OSError, ValueError, EOFError) as error:  # of a reader without checks of its own
-            reason = f"a file that cannot be read ({error})"
+            said = plain_reason(error) if isinstance(error, OSError) else str(error)
+            reason = f"a file that cannot be read ({said})"
             raise BadInput(name, expected=f"a {self.name} signal", found=reason) from error
         want = tuple(self.example().shape)
         got = tuple(signal.shape)

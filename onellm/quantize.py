@@ -24,7 +24,8 @@ def quantize_llm(model: OneLLM, bits: int) -> None:
     """Replace the LLM's linear layers by ones with 8-bit or 4-bit weights, in place.
 
     For answering, not for training or saving. With 4 bits the LLM computes in bfloat16, which is
-    what the kernels are made for.
+    what the kernels are made for. A saved model is better loaded so
+    (``OneLLM.from_pretrained(path, bits=8)``): its weights are then never whole in memory.
 
     Args:
         model: the model, on the device where it is to run.
@@ -34,24 +35,56 @@ def quantize_llm(model: OneLLM, bits: int) -> None:
         ConfigError: another number of bits.
         MissingExtra: torchao is not installed.
     """
-    if bits not in (4, 8):
-        raise ConfigError(f"the LLM's weights can have 8 or 4 bits, not {bits}")
-    try:
-        from torchao.quantization import quantize_
-    except ImportError as error:
-        raise MissingExtra("torchao", "quant") from error
-    llm = model.llm
-    head = llm.get_output_embeddings()
-    if bits == 4:
-        llm.to(torch.bfloat16)
-    settings = _settings(bits, llm.device)
+    quantizer = Quantizer(model.llm, bits, model.device)
+    for name in [name for name, _ in model.llm.named_parameters()]:
+        quantizer.convert(name)
 
-    def chosen(module: nn.Module, name: str) -> bool:
-        if not isinstance(module, nn.Linear) or module is head:
+
+class Quantizer:
+    """Converts an LLM's weights one by one, as they come.
+
+    Args:
+        llm: any causal LM, which may have no weights yet.
+        bits: 8 or 4.
+        device: where the weights are, or will be.
+
+    Raises:
+        ConfigError: another number of bits.
+        MissingExtra: torchao is not installed.
+    """
+
+    def __init__(self, llm: nn.Module, bits: int, device: str | torch.device) -> None:
+        if bits not in (4, 8):
+            raise ConfigError(f"the LLM's weights can have 8 or 4 bits, not {bits}")
+        try:
+            from torchao.quantization import quantize_
+        except ImportError as error:
+            raise MissingExtra("torchao", "quant") from error
+        self._quantize, self._settings = quantize_, _settings(bits, torch.device(device))
+        self._llm, self._bits = llm, bits
+        self._head = llm.get_output_embeddings()  # type: ignore[operator]
+
+    def convert(self, name: str) -> None:
+        """Convert one weight, if it is among those that are to have fewer bits.
+
+        Args:
+            name: of a parameter or buffer within the LLM, which has its numbers now.
+        """
+        home, _, leaf = name.rpartition(".")
+        module = self._llm.get_submodule(home)
+        parameter = module._parameters.get(leaf)
+        if parameter is None:  # a buffer; rotary frequencies, say, stay in float32
+            return
+        if self._bits == 4 and parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.bfloat16)
+        if leaf == "weight" and self._chosen(module):
+            self._quantize(module, self._settings, filter_fn=lambda *_: True)
+
+    def _chosen(self, module: nn.Module) -> bool:
+        if not isinstance(module, nn.Linear) or module is self._head:
             return False
-        return bits == 8 or (module.in_features % GROUP == 0 and module.out_features % ROWS == 0)
-
-    quantize_(llm, settings, filter_fn=chosen)
+        even = module.in_features % GROUP == 0 and module.out_features % ROWS == 0
+        return self._bits == 8 or even
 
 
 def _settings(bits: int, device: torch.device) -> Any:

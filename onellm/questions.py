@@ -9,6 +9,7 @@ heavy is imported until a question is answered.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -35,6 +36,21 @@ class Question:
     prompt: Any = None
     media: list[tuple[str, str]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+
+
+def option_names(words: Sequence[str]) -> list[str]:
+    """The names of all ``--<name>`` among arguments, whether files follow them or not.
+
+    Args:
+        words: arguments as typed.
+
+    Raises:
+        ConfigError: something like ``-x``, which is neither an option nor a prompt.
+    """
+    for word in words:
+        if re.fullmatch(r"-[A-Za-z]\w*", word):
+            raise ConfigError(f"unknown option {word}; --help lists those there are")
+    return [w[2:].partition("=")[0] for w in words if w.startswith("--") and len(w) > 2]
 
 
 def options_in_order(words: Sequence[str]) -> Iterator[tuple[str | None, str]]:
@@ -121,7 +137,8 @@ def read_questions(file: str | Path) -> list[Question]:
         try:
             text = Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(file, expected="a JSONL file of questions", found=str(error)) from error
+            found = error.strerror if isinstance(error, OSError) else "text that is not UTF-8"
+            raise BadInput(file, expected="a JSONL file of questions", found=str(found)) from error
     # split, not splitlines: a prompt may hold any of Unicode's line separators.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [_question(f"{file}, line {number}", line, folder) for number, line in lines]
@@ -152,6 +169,32 @@ def _strings(pair: Any) -> bool:
 def _place(folder: Path, path: str) -> str:
     """A file relative to a folder; ``a.jpg+b.png`` is a pair of files."""
     return "+".join(str(folder / part) for part in path.split("+"))
+
+
+def check_files(questions: Iterable[Question]) -> None:
+    """See that all files are there, which takes no model.
+
+    Args:
+        questions: ``a.jpg+b.png`` is a pair of files; what has ``://`` in it is left to its reader.
+
+    Raises:
+        BadInput: one is not; it names the first.
+    """
+    for question in questions:
+        for _, path in question.media:
+            if "://" not in path and not _is_there(path):
+                missing = next((p for p in path.split("+") if not Path(p).exists()), path)
+                raise BadInput(missing, expected="a file", found="no such file")
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file, or both of a pair, exist; a plus sign may be part of a name."""
+    places = [place for place, letter in enumerate(path) if letter == "+"]
+    pairs = ((path[:place], path[place + 1 :]) for place in places)
+    try:
+        return Path(path).exists() or any(all(Path(p).exists() for p in pair) for pair in pairs)
+    except OSError:  # a name that no file system allows
+        return False
 
 
 def answer_questions(
@@ -227,9 +270,11 @@ def write_lines(
 
     Args:
         records: what :func:`answer_questions` yields.
-        out: a file, or None to ``show`` the lines.
+        out: a file, whose folder is made if it is not there; or None to ``show`` the lines.
         show: takes a line without its end.
     """
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8", newline="\n") if out else nullcontext() as file:
         for record in records:
             line = json.dumps(record, ensure_ascii=False)

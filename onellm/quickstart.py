@@ -34,6 +34,12 @@ from onellm.train.metrics import read_metrics
 from onellm.train.trainables import matches
 
 FACTS, SECONDS, STAGES, ANSWERS = "quickstart.json", "seconds.json", "stages", "answers.jsonl"
+PAGE = "report.html"
+# What a run leaves behind, and what starting anew removes. The page comes last.
+LEFT = (
+    *(PAGE, "report.md", "report.json", STAGES, ANSWERS, SECONDS, FACTS),
+    *("config.json", "model.safetensors"),
+)
 
 
 def run(
@@ -53,7 +59,8 @@ def run(
             data if left out. Fewer modalities than eight will do.
         preset: a packaged preset's name, or a YAML file of that form.
         seed: of everything random.
-        resume: go on with what ``out`` holds; False starts anew and removes it.
+        resume: go on with what ``out`` holds, to which nothing is done if it is finished (remove
+            the report to have it written again); False starts anew and removes it.
         progress: told about every phase.
 
     Returns:
@@ -102,7 +109,7 @@ class QuickStart:
         }
         path = self.out / FACTS
         if path.exists() and not resume:
-            for name in (STAGES, ANSWERS, SECONDS, FACTS, "config.json", "model.safetensors"):
+            for name in LEFT:
                 target = self.out / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         elif path.exists() and json.loads(path.read_text(encoding="utf-8")) != facts:
@@ -113,8 +120,15 @@ class QuickStart:
         self.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: the report, which comes last, is there."""
+        return (self.out / PAGE).is_file() and (self.out / "config.json").is_file()
+
     def run(self) -> Path:
-        """All phases; returns the report's path."""
+        """All phases, or none if they are finished; returns the report's path."""
+        if self.finished:
+            return self.out / PAGE
         if (self.out / "config.json").exists():
             model = OneLLM.from_pretrained(self.out)
         else:

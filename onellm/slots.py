@@ -181,6 +181,7 @@ def fill(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     advance: Callable[[int], Any] | None = None,
+    placed: Callable[[str], Any] | None = None,
 ) -> None:
     """Put weights into a model, each in memory of its own.
 
@@ -190,12 +191,15 @@ def fill(
         device: where each goes.
         dtype: type of floating-point weights; None keeps each as it is.
         advance: called with the number of weights just placed.
+        placed: called with the name of each weight that is in its place now.
     """
     for name in slots.shapes:
         tensor = weights.read(name)
         to = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         slots.put(name, tensor.to(device=device, dtype=to, copy=True))
         del tensor  # it may hold a mapped file
+        if placed is not None:
+            placed(name)
         if advance is not None:
             advance(1)
 

@@ -111,7 +111,7 @@ def _stamp(source: Source, digest: Any) -> None:
                     file.seek(start)
                     digest.update(file.read(_STAMPED))
         except OSError as error:
-            found = f"an unreadable file ({error})"
+            found = f"an unreadable file ({error.strerror or error})"
             raise BadInput(source, expected="a file", found=found) from error
     elif hasattr(source, "tobytes"):  # an array or a picture
         digest.update(source.tobytes())
@@ -178,4 +178,5 @@ def open_file(
     try:
         return Path(source).open("rb")
     except OSError as error:
-        raise BadInput(name, expected=expected, found=f"an unreadable file ({error})") from error
+        found = f"an unreadable file ({error.strerror or error})"
+        raise BadInput(name, expected=expected, found=found) from error

@@ -88,11 +88,12 @@ def save_vectors(out: str | Path, vectors_FD: np.ndarray, files: Sequence[tuple[
     """Write ``vectors`` (F, D), ``files`` (F,) and ``modalities`` (F,) to an ``.npz`` file.
 
     Args:
-        out: the file; it is complete or not there.
+        out: the file; it is complete or not there. Its folder is made if it is not there.
         vectors_FD: what :func:`embed_files` gave.
         files: (modality, file) pairs.
     """
     final = Path(out)
+    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.tmp")
     with temporary.open("wb") as stream:
         np.savez(

@@ -144,8 +144,9 @@ def test_generate_takes_pairs_published_names_and_no_prompt(files):
         (["--image", "{empty.jpg}"], "an empty file"),
         (["What?", "--image", "gone.jpg"], "gone.jpg: expected"),
         (["--image", "{walk.npy}"], "a file of type '.npy'"),
-        (["--imag", "{sea.jpg}"], "Did you mean 'image'?"),
-        (["--max-token", "5", "What?"], "Did you mean 'max-new-tokens'?"),
+        (["--imag", "{sea.jpg}"], "unknown option --imag. Did you mean --image?"),
+        (["--max-token", "5", "What?"], "Did you mean --max-new-tokens?"),
+        (["-t", "5", "What?"], "unknown option -t"),
         (["--audio", "x.wav"], "no modality 'audio'"),
         ([], "nothing to answer"),
         (["What?", "--device", "cudo"], "--device cudo"),
@@ -154,6 +155,40 @@ def test_generate_takes_pairs_published_names_and_no_prompt(files):
 def test_generate_fails_in_one_line(files, words, what):
     named = [str(files / w[1:-1]) if w.startswith("{") else w for w in words]
     assert what in fails("generate", "--model", str(files / "model"), *named)
+
+
+def test_a_mistake_is_answered_before_torch_is_imported(files):
+    """What a misspelt word costs is a blink, not the loading of a model."""
+    model = str(files / "model")
+    mistakes = {
+        "Did you mean --model?": ["generate", "--modle", model, "What?"],
+        "Did you mean --image?": ["generate", "--model", model, "--imgae", "x.jpg"],
+        "Did you mean --beams?": ["generate", "--model", model, "What?", "--beam"],
+        "Did you mean --batch-size?": ["embed", "--model", model, "--batchsize=3", "-o", "x.npz"],
+        "Did you mean 'bfloat16'?": ["generate", "--model", model, "--dtype", "bfloat", "What?"],
+        "gone.jpg: expected a file": ["generate", "--model", model, "--image", "gone.jpg"],
+        "gone.png: expected a file": ["embed", "--model", model, "--depth", "{sea}+gone.png"],
+        "expected a folder with config.json": ["chat", "--model", "./nowhere"],
+        "--model is missing": ["generate", "What?"],
+    }
+    sea = str(files / "sea.jpg")
+    lines = [[w.replace("{sea}", sea) for w in words] for words in mistakes.values()]
+    for words in lines:
+        if words[0] == "embed" and "-o" not in words:
+            words += ["-o", "x.npz"]
+    code = (
+        "import sys\nfrom onellm.cli import app\n"
+        f"for words in {lines!r}:\n"
+        "    try: app(words)\n"
+        "    except SystemExit as stop: assert stop.code == 2, stop.code\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == "heavy: []\n"
+    for expected, line in zip(mistakes, done.stderr.splitlines(), strict=True):
+        assert expected in line, done.stderr
 
 
 def test_a_missing_model_is_named(tmp_path):
@@ -237,6 +272,16 @@ def test_questions_come_from_one_place(files, tmp_path):
     assert "leave out prompt" in fails(*generate, "What?")
 
 
+def test_answers_go_into_a_new_folder(files, tmp_path):
+    out = tmp_path / "new" / "answers.jsonl"
+    words = ("What?", "--max-new-tokens", "2", "--out", str(out))
+    assert onellm("generate", "--model", str(files / "model"), *words).exit_code == 0
+    assert "answer" in json.loads(out.read_text())
+    locked = files / "sea.jpg" / "answers.jsonl"
+    line = fails("generate", "--model", str(files / "model"), "What?", "--out", str(locked))
+    assert "Errno" not in line and "sea.jpg: " in line
+
+
 def test_embed_writes_vectors(files, tmp_path):
     from onellm import OneLLM
 
@@ -260,7 +305,9 @@ def test_embed_guesses_only_what_is_certain(files, tmp_path):
     embed = ("embed", "--model", str(files / "model"), "-o", str(tmp_path / "v.npz"))
     line = fails(*embed, str(files / "sea.jpg"))
     assert "say --image" in line and "or --depth" in line
-    assert "reads such a file" in fails(*embed, "notes.txt")
+    (tmp_path / "notes.txt").write_text("note")
+    assert "reads such a file" in fails(*embed, str(tmp_path / "notes.txt"))
+    assert "gone.csv: expected a file; found no such file" in fails(*embed, "gone.csv")
     assert "no files" in fails(*embed)
     np.savetxt(tmp_path / "walk.csv", np.zeros((100, 6)), delimiter=",")
     done = onellm(*embed, str(tmp_path / "walk.csv"))
@@ -293,8 +340,13 @@ def test_chat_keeps_media_and_turns(files):
     assert done.exit_code == 0, done.stderr
     out = done.stdout
     for expected in (
-        *("/image PATH", "image attached (1 in this conversation)", f"image  {files}"),
-        *("error: nothing.npy: expected", "Did you mean 'image'? Try /help.", "/image PATH"),
+        *(
+            "/image FILE",
+            "/depth PICTURE+MAP",
+            "image attached (1 in this conversation)",
+            f"image  {files}",
+        ),
+        *("error: nothing.npy: expected", "Did you mean 'image'? Try /help.", "/image FILE"),
         "forgotten\nnone\n",
     ):
         assert expected in out
@@ -321,6 +373,16 @@ def test_a_conversation_is_what_generate_sees(files):
     assert "".join(shown) == f"{first}\nimage attached (1 in this conversation)\n{second}\n"
     conversation.reset()
     assert not conversation.turns and not conversation.media
+
+
+def test_a_second_medium_says_where_it_stands(files):
+    from onellm.chat import Conversation
+
+    conversation = Conversation(tiny_model("image"))
+    assert conversation.attach("image", str(files / "sea.jpg")).endswith("(1 in this conversation)")
+    said = conversation.attach("image", str(files / "map.png"))
+    assert "2 in this conversation, all in front of its first question" in said
+    assert "/reset" in said
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_chat():
@@ -371,12 +433,23 @@ def test_quickstart_passes_its_options_on(fake_quickstart, tmp_path):
     assert "report.html" in done.stdout
 
 
+def test_a_finished_quickstart_says_so(fake_quickstart, tmp_path):
+    page = tmp_path / "report.html"
+    fake_quickstart.run = lambda *args: page.touch()
+    done = onellm("quickstart", "--out", str(tmp_path))
+    assert "finished before" not in done.stdout
+    fake_quickstart.run = lambda *args: None
+    done = onellm("quickstart", "--out", str(tmp_path))
+    for words in ("finished before", "--no-resume", f"report: {page}", f"model:  {tmp_path}"):
+        assert words in done.stdout
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted: the same command goes on"),
         (ConfigError("two\nlines"), 2, "error: two lines"),
-        (PermissionError(13, "Permission denied", "/out"), 2, "Permission denied: '/out'"),
+        (PermissionError(13, "Permission denied", "/out"), 2, "error: /out: permission denied"),
     ],
 )
 def test_long_work_ends_politely(fake_quickstart, tmp_path, error, code, message):
@@ -423,6 +496,28 @@ def test_show_describes():
     assert stage.startswith("# ") and "stage:" in stage
     assert "Did you mean 'audio'?" in fails("show", "audoi")
     assert "unknown name" in fails("show", "../presets/small")
+
+
+def test_show_tells_how_a_pair_is_typed_and_what_options_mean():
+    from onellm.catalogue import option_meanings
+    from onellm.registry import modality_classes
+
+    depth = onellm("show", "depth").stdout
+    assert "--depth PICTURE+MAP, or --depth MAP" in depth
+    assert "size = 224\n      S, side of the model's input in pixels" in depth
+    assert "grouping = xyz  (the published weights: colour)" in onellm("show", "point").stdout
+    for cls in modality_classes().values():
+        assert option_meanings(cls).keys() == cls.model_fields.keys(), cls.name
+
+
+def test_nothing_far_fetched_is_suggested():
+    from onellm.spelling import nearest
+
+    line = fails("show", "nosuch")
+    assert "Did you mean" not in line and "onellm ls" in line
+    assert nearest("vit-l-14", ["ViT-L-14", "ViT-B-16"]) == "ViT-L-14"
+    assert nearest("modle", ["model", "beams"]) == "model"
+    assert nearest("nosuch", ["nocaps"]) is None
 
 
 def test_doctor_runs_a_tiny_model():

@@ -13,7 +13,8 @@ from onellm.eval.curves import last_routers, mean_weights, phases, smooth, train
 from onellm.eval.page import data_uri
 from onellm.eval.plots import loss_chart, percent, points, router_scale
 from onellm.eval.report import markdown, write_report
-from onellm.eval.wording import title, verdict
+from onellm.eval.summary import goals
+from onellm.eval.wording import better_seconds, second_scores, title, verdict
 
 EVIL = "<script>alert('x')</script> & \"q\" | `code` $title"
 TABLE = [[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]
@@ -127,7 +128,13 @@ def test_data_are_escaped_and_shown(page):
     assert "<script" not in text
     assert text.count("&lt;script&gt;") > 10
     assert "$title" in text  # the data's, left as it is
-    for expected in ("60\u00a0%", "+47 over majority", "warm up", "1 h 06 min", "nothing</em>"):
+    for expected in (
+        "60\u00a0%",
+        '+47 <span class="wide">points </span>over majority',
+        "warm up",
+        "1 h 06 min",
+        "nothing</em>",
+    ):
         assert expected in text
     # One thumbnail, one empty place.
     assert text.count("<img") == 1
@@ -166,22 +173,48 @@ def test_a_report_without_training_or_pictures(tmp_path, summary):
     assert "## Training" not in markdown(summary)
 
 
-def goal(**changes):
+def goal(*modalities, **changes):
     none = dict.fromkeys(("of", "above_majority", "with_control", "control_near_majority"), 0)
-    return {"goals": {**none, "with_reference": 0, "at_reference": 0, **changes}}
+    return {
+        "goals": {**none, "with_reference": 0, "at_reference": 0, **changes},
+        "modalities": dict(enumerate(modalities)),
+    }
 
 
 def test_the_verdict_says_what_the_numbers_say():
     assert verdict(goal()) == "No closed-set question was asked."
     some = verdict(goal(of=8, above_majority=7, with_reference=8, at_reference=0))
     assert some.startswith("Seven of eight modalities answer")
-    assert "none of eight reach the classical reference." in some
-    assert "another sample" not in some
-    every = verdict(goal(of=8, above_majority=8, with_control=8, control_near_majority=8))
+    assert some.endswith("none of eight reach the classical reference.")
+    one = verdict(goal(of=8, above_majority=1, with_reference=8, at_reference=1))
+    assert one.startswith("One of eight modalities answers")
+    assert "one of eight reaches" in one
+    every = verdict(goal(of=8, above_majority=8))
     assert every.startswith("All eight modalities")
     assert "classical" not in every
-    assert every.endswith("majority rate for all eight.")
     assert title({"modalities": dict.fromkeys("abc")}).startswith("Three kinds")
+
+
+def test_a_control_below_the_majority_rate_is_no_fault():
+    silent = {"yes_no": None}
+    rates = [(0.30, 0.20), (0.26, 0.20), (0.02, 0.20)]  # 10 above, 6 above, 18 below
+    modalities = [numbers(shuffled=s, majority=m, **silent) for s, m in rates]
+    found = goals(dict(enumerate(modalities)))
+    assert (found["with_control"], found["control_near_majority"]) == (3, 1)
+    text = verdict({"goals": found, "modalities": dict(enumerate(modalities))})
+    assert "at most 6 points more often than that rate for two of three" in text
+    assert "within 6 points of it on either side for one of three." in text
+
+
+def test_second_questions_at_chance_are_not_hidden():
+    clear, chance = (numbers(yes_no=rate, yes_no_n=100, shuffled=None) for rate in (0.7, 0.55))
+    assert better_seconds({"a": clear, "b": chance}) == (1, 2)
+    text = verdict(goal(clear, chance, of=2, above_majority=2))
+    assert "Second questions" in text and text.endswith("for one of two.")
+    assert second_scores(numbers(second=0.13, second_majority=0.2)) == [
+        ("80\u00a0%", "yes/no (maj. 50\u00a0%)"),
+        ("13\u00a0%", "open (maj. 20\u00a0%)"),
+    ]
 
 
 # -- curves -------------------------------------------------------------------------------------

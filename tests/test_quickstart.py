@@ -73,7 +73,10 @@ def test_every_phase_runs_and_is_not_run_again(folder, preset, tmp_path, monkeyp
         raise AssertionError("a finished stage was trained again")
 
     monkeypatch.setattr(quickstart, "run_training", never)
-    assert quickstart.run(tmp_path, folder, preset, seed=3) == page
+    page.unlink()
+    assert quickstart.run(tmp_path, folder, preset, seed=3) == page, "it is written again"
+    monkeypatch.setattr(OneLLM, "from_pretrained", never)
+    assert quickstart.run(tmp_path, folder, preset, seed=3) == page, "nothing is left to do"
 
 
 def test_interrupted_between_stages_it_ends_in_the_same_weights(
@@ -106,7 +109,9 @@ def test_another_run_is_not_overwritten(folder, preset, tmp_path):
     other = quickstart.QuickStart(tmp_path, folder, preset, 1, quickstart.SilentProgress())
     with pytest.raises(ConfigError, match="another preset, seed or data"):
         other.claim(resume=True)
+    (tmp_path / "report.html").touch()
     other.claim(resume=False)
+    assert not (tmp_path / "report.html").exists(), "or the new run would count as finished"
 
 
 def test_bad_folders_and_presets_are_named(tmp_path):

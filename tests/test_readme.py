@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_files_it_names_are_there():
         assert any(ROOT.glob(f"*/{name}")), name
     for link in re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_samples_it_asks_about_come_with_the_package():
+    tars = re.search(r"for m in ([\w ]+); do tar xf data/starter/\$m-test\.tar", README)
+    assert tars is not None
+    members: set[str] = set()
+    for name in tars.group(1).split():
+        with tarfile.open(ROOT / "data" / "starter" / f"{name}-test.tar") as shard:
+            members |= set(shard.getnames())
+    shown = set(re.findall(r"media/([\w.-]+\.\w+)", README))
+    assert len(shown) >= 2 and shown <= members
 
 
 def test_its_first_two_commands_are_targets_of_the_makefile():

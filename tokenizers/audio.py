@@ -68,6 +68,8 @@ class Audio(Modality):
             recordings than small squares do.
         stride: step between patches, or its (bands, frames).
         time_shift: in training, move the sound by up to this share of the frames either way.
+        frequency_shift: in training, move the spectrum by up to this share of the bands either
+            way; published: never.
         frequency_mask: in training, blank up to this share of the bands; published 48 of 128.
         time_mask: in training, blank up to this share of the frames; published 192 of 1024.
     """

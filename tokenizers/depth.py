@@ -22,6 +22,8 @@ _EXPECTED = "a depth map"
 class Depth(PictureMapPair):
     """A picture and its depth map (2, 3, S, S), published as ``rgbd`` (spec section 1.3).
 
+    Both are files of the same view; a map alone stands in for its picture, too.
+
     Maps: 8-bit pictures are taken as they are. 16-bit pictures, ``.npy`` files and arrays that
     are not bytes hold distances in any unit: zero means that nothing was measured and stays
     black, the rest is stretched from the map's own least distance (1) to its greatest (255).

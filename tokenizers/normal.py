@@ -19,6 +19,8 @@ _NOTHING = 0.05
 class Normal(PictureMapPair):
     """A picture and its normal map (2, 3, S, S), published as ``rgbn`` (spec section 1.3).
 
+    Both are files of the same view; a map alone stands in for its picture, too.
+
     A map is an RGB picture, ``n = rgb / 255 * 2 - 1`` in the camera frame (x right, y up, z
     towards the camera); black means that nothing is there.
     """

@@ -38,6 +38,7 @@ class PictureMapPair(Modality):
         flip: probability of a mirror image in training; published: never.
     """
 
+    forms: ClassVar[tuple[str, ...]] = ("PICTURE+MAP", "MAP")
     frame_axis: ClassVar[bool] = True
     positions: ClassVar = "shared"
 

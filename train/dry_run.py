@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from onellm.checkpoint import CONFIG, TEXT, build_described, folder_of, read_description
+from onellm.checkpoint import TEXT, build_described, read_description
 from onellm.data.loader import Batch, Example
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
+from onellm.model_folder import CONFIG, folder_of
 from onellm.splice import IGNORED
 from onellm.text import load_text_tokenizer
 from onellm.train.blocks import apply_compute
