@@ -5,8 +5,8 @@
 Steps, each in a process of its own so that its peak memory is its own: write ten `.sN.pth` parts in
 bfloat16 (15.2 GB), load them with `from_official` and generate, convert them, load the result with
 `from_pretrained` and generate the same tokens; then generate once more with 8-bit and with 4-bit
-weights in the LLM (extra `quant`). It needs 31 GB of disk and 24 GB of memory. `--tiny` is the same at
-64 channels, in seconds. The last line of output is JSON.
+weights in the LLM (extra `quant`). It needs 31 GB of disk and 24 GB of memory. `--tiny` is the same
+at 64 channels, in seconds. The last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def run_step(step: str, folder: Path, tiny: bool, tokens: int) -> dict[str, Any]
     elif step == "load":
         facts = ask(lambda: OneLLM.from_official(published), tokens)
     else:
-        bits = {"bits8": 8, "bits4": 4}.get(step)
+        bits = {"bits8": 8, "bits4": 4}.get(step, 0)
         facts = ask(lambda: OneLLM.from_pretrained(ours, bits=bits), tokens)
     seconds = round(time.perf_counter() - began, 1)
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "base_bytes": base} | facts
