@@ -48,8 +48,12 @@ def evaluate(
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Folder of answers and report.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="The first so many questions of each task.")
+        int | None,
+        typer.Option(min=1, help="The first so many questions of each task (pairs stay whole)."),
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out questions whose media are not there.")
+    ] = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="How many at a time; changes no answer.")
     ] = 16,
@@ -86,8 +90,9 @@ def evaluate(
         else:
             _need({"--model": model, "--tasks": tasks, "--data": data, "--out": out})
             assert data is not None and out is not None
-            options = {"limit": limit, "batch_size": batch_size, "decoding": decoding}
-            _run(model, tasks, data, out, {**options, "seed": seed}, (device, dtype, bits))
+            options = {"limit": limit, "batch_size": batch_size, "decoding": decoding, "seed": seed}
+            options |= {"skip_missing": skip_missing}
+            _run(model, tasks, data, out, options, (device, dtype, bits))
 
 
 def _need(options: dict[str, Any]) -> None:

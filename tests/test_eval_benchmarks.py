@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import official
 import pytest
 from test_eval_report import Checker
@@ -291,6 +292,31 @@ def test_more_questions_may_follow_and_fewer_would_lose_answers(model, data, tmp
         run(model, data, tmp_path, "gqa", limit=2)
 
 
+def test_missing_media_are_told_before_a_model_is_loaded_or_left_out(model, tmp_path):
+    data, out = official.make(tmp_path / "data", "gqa", "ego4d_imu"), tmp_path / "run"
+    (data / "gqa/images/n13.jpg").unlink()
+    np.save(data / "ego4d/imu/u_timestamps.npy", np.arange(400) * 2.0)  # one window ends behind it
+    specs = {name: load_task(name) for name in ("gqa", "ego4d_imu")}
+    chosen = Settings("tiny", "tiny", data, out)
+
+    def never():
+        raise AssertionError("the model was loaded")
+
+    expected = r"task gqa: .* found 1 of 3 questions without theirs: gqa/images/n13.jpg.*--skip-mis"
+    with pytest.raises(BadInput, match=expected):
+        evaluate(plan(specs, chosen), chosen, never)
+    found = run(model, data, out, *specs, skip_missing=True)
+    assert [len(each) for each in found.values()] == [2, 2]
+    header = read_header(out / "run.json")
+    assert [header["tasks"][name]["left_out"] for name in specs] == [1, 1]
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "GQA: 1 question was left out, without media." in text
+    for picture in (data / "gqa/images").iterdir():
+        picture.unlink()
+    with pytest.raises(BadInput, match="3 of 3 questions without theirs"):
+        run(model, data, tmp_path / "none", "gqa", skip_missing=True)
+
+
 def test_a_modality_that_the_model_lacks_is_named(data, tmp_path):
     with pytest.raises(ConfigError, match="task clotho: this model has no modality 'audio'"):
         run(tiny_model("image"), data, tmp_path, "clotho")
@@ -399,6 +425,7 @@ def test_a_judge_grades_once_and_is_scored(whole, tmp_path, monkeypatch):
         assert done.exit_code == 0, done.stderr
         assert len(asked) == 2
     assert "2 prompts, 20 and 2 tokens, 0 asked again, 0 ungraded" in done.stdout
+    assert re.search(r"Graded by strict at http://nowhere/v1, prompt [0-9a-f]{16}\.", done.stdout)
     assert re.search(r"mmvet +50\.0 .*29\.1", done.stdout)
     done = verb("judge", whole[0] / "gqa.jsonl", "--task", "gqa", *words)
     assert done.exit_code == 2 and "no rubric" in done.stderr
