@@ -258,9 +258,9 @@ def judge(
     out: Annotated[
         Path | None, typer.Option(help="File of replies; <answers>.grades.jsonl if left out.")
     ] = None,
-    prompt: Annotated[Path | None, typer.Option(help="The judge's prompt; the rubric's own.")] = (
-        None
-    ),
+    prompt: Annotated[
+        Path | None, typer.Option(help="File with the judge's prompt; else one in our own words.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Grades per answer.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Answers that are judged at a time.")] = 4,
 ) -> None:

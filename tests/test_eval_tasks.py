@@ -20,6 +20,7 @@ from onellm.config import read_yaml
 from onellm.errors import BadInput, ConfigError
 from onellm.eval import describe as handbook
 from onellm.eval import readers
+from onellm.eval.annotations import read_table
 from onellm.eval.cuts import Cut
 from onellm.eval.exports import export, export_formats
 from onellm.eval.items import Item, build_items, entries
@@ -378,6 +379,13 @@ def test_damaged_annotations_are_named(tmp_path):
     assert "the format of GQA" in found()
     path.write_text("{}")
     assert "found none" in found()
+
+
+def test_rows_of_a_table_end_at_line_ends_alone(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_bytes('a,b\r\none\u2028line,"two\nlines"\r\nx\x85y,z\n'.encode())
+    rows = list(read_table(file, ("a", "b")))
+    assert rows == [{"a": "one\u2028line", "b": "two\nlines"}, {"a": "x\x85y", "b": "z"}]
 
 
 def test_readers_refuse_halves(tmp_path):

@@ -203,7 +203,7 @@ def test_a_junk_answer_of_ten_thousand_signs_takes_no_time():
 
 def test_bleus_intervals_are_of_resampled_corpora():
     candidates, references = random_corpus(3, 40)
-    corpus, each = bleu(candidates, references)
+    corpus, _ = bleu(candidates, references)
     intervals = bleu_intervals(candidates, references)
     assert intervals == bleu_intervals(candidates, references)
     for value, (low, high) in zip(corpus, intervals, strict=True):
@@ -281,7 +281,7 @@ def test_java_metrics_say_what_is_missing(monkeypatch):
     monkeypatch.undo()
     if find_spec("pycocoevalcap") is not None:
         monkeypatch.setattr(java.shutil, "which", lambda name: None)
-        with pytest.raises(BadInput, match="no program 'java'.*Install a Java runtime"):
+        with pytest.raises(BadInput, match=r"no program 'java'.*Install a Java runtime"):
             java.meteor(*one)
 
 
