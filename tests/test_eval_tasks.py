@@ -324,6 +324,22 @@ def test_a_few_questions_are_whole_pairs_and_passes(data):
     assert len(build_items(load_task("gqa"), data, limit=2)) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "medium"),
+    [
+        ("clotho", "clothov2/eval_cococap_ann.json", "clothov2/evaluation/a b.wav"),
+        ("vatex", "vatex/vatex_cococap.json", "vatex/a b.mp4"),
+        ("valor32k", "valor32k/test_ann_cococap.json", "valor32k/a b.mp4"),
+    ],
+)
+def test_the_authors_files_load_without_conversion(tmp_path, name, file, medium):
+    suffix = ".wav" if name == "clotho" else ".mp4"
+    images = [{"id": 7, "file_name": f"a b{suffix}"}]
+    official.Made(tmp_path).json(file, official.coco_file(images, {7: ["a dog", "a cat"]}))
+    (item,) = items_of(tmp_path, f"{name}@cococap")
+    assert (item.id, item.target, item.media[0].id) == ("7", ["a dog", "a cat"], medium)
+
+
 def test_shapes_are_meshes_or_clouds(tmp_path):
     made = official.Made(tmp_path)
     official.modelnet40(made)
