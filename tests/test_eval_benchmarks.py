@@ -419,6 +419,8 @@ def test_two_runs_are_compared_by_the_verb(whole, tmp_path):
     assert done.exit_code == 0 and "gqa@lmms, gqa:" in done.stdout
     done = verb("compare", tmp_path / "other.jsonl", out)
     assert done.exit_code == 2 and "one of each" in done.stderr
+    done = verb("compare", out, tmp_path / "nowhere")
+    assert done.exit_code == 2 and "nowhere: expected a run's folder" in done.stderr
 
 
 def test_a_judge_grades_once_and_is_scored(whole, tmp_path, monkeypatch):
