@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onellm.errors import BadInput, ConfigError
 from onellm.eval.answers import read_answers
 from onellm.eval.items import Item, build_items
-from onellm.eval.parts import Shard, merge, wait
+from onellm.eval.parts import Shard, answered, merge, wait
 from onellm.eval.run_folder import HEADER, Planned, Settings, answers_file, claim, read_header
 from onellm.eval.scoring import row_of, score_answers
 from onellm.eval.task import Task, load_task, published_sampling
@@ -55,8 +55,10 @@ def _with_media(job: Planned, settings: Settings) -> Planned:
 
 
 def _check_media(job: Planned, settings: Settings) -> None:
-    """Before a model is loaded: whether the media of all questions are there."""
-    lacks = absent(job.items, settings.data)
+    """Before a model is loaded: whether the media of all questions to ask are there."""
+    keys = {item.key(settings.model_id, settings.seed): item for item in job.items}
+    known = answered(answers_file(settings.out, job.task.name), keys)
+    lacks = absent([item for key, item in keys.items() if key not in known], settings.data)
     if any(lacks):
         raise _missing_media(job, lacks)
 
@@ -98,18 +100,15 @@ def evaluate(
         ConfigError: the folder holds a run of another model, decoding or seed.
     """
     shard, progress = shard or Shard(), progress or SilentProgress()
-    model: OneLLM | None = None
+    to_ask = [job for job in planned if not _all_there(job, settings)]
+    for job in to_ask:  # of all tasks first, or hours may pass before one is missed
+        _check_media(job, settings)
     if shard.rank == 0:
         claim(planned, settings)
-    for job in planned:
-        file = answers_file(settings.out, job.task.name)
-        if _all_there(job, file, settings):
-            continue
-        if model is None:
-            for other in planned:
-                _check_media(other, settings)
-            model = load()
-        _run(model, job, file, settings, shard, progress)
+    model = load() if to_ask else None
+    for job in to_ask:
+        assert model is not None
+        _run(model, job, settings, shard, progress)
     if shard.rank:
         return None
     for job in planned:
@@ -124,7 +123,6 @@ def evaluate(
 def _run(
     model: OneLLM,
     job: Planned,
-    file: Path,
     settings: Settings,
     shard: Shard,
     progress: Progress,
@@ -132,6 +130,7 @@ def _run(
     from onellm.eval.runner import run
 
     _check_modalities(model, job)
+    file = answers_file(settings.out, job.task.name)
     run(
         *(model, job.items, file, settings.batch_size, progress),
         shard=shard,
@@ -150,7 +149,8 @@ def _check_modalities(model: OneLLM, job: Planned) -> None:
             raise ConfigError(f"task {job.task.name}: {error}") from error
 
 
-def _all_there(job: Planned, file: Path, settings: Settings) -> bool:
+def _all_there(job: Planned, settings: Settings) -> bool:
+    file = answers_file(settings.out, job.task.name)
     if not file.exists():
         return False
     keys = {record["key"] for record in read_answers(file)}

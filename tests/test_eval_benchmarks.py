@@ -314,6 +314,8 @@ def test_missing_media_are_told_before_a_model_is_loaded_or_left_out(model, tmp_
     assert "GQA: 1 question was left out, without media." in text
     for picture in (data / "gqa/images").iterdir():
         picture.unlink()
+    settings = Settings("tiny", "tiny", data, out, limit=2)  # all answered: nothing is looked for
+    evaluate(plan({"gqa": load_task("gqa")}, settings), settings, never)
     with pytest.raises(BadInput, match="3 of 3 questions without theirs"):
         run(model, data, tmp_path / "none", "gqa", skip_missing=True)
 
