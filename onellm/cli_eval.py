@@ -37,7 +37,10 @@ eval_app = typer.Typer(
 )
 
 Tasks = Annotated[str, typer.Option(help="Names or YAML files, such as gqa,textvqa@ocr; or all.")]
-Data = Annotated[Path | None, typer.Option(help="Folder that the tasks' paths are below.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder that the tasks' paths are below; the starter pack has its own."),
+]
 
 
 @eval_app.callback()
@@ -88,8 +91,8 @@ def evaluate(
         elif validate_data:
             _validate(tasks, data, limit)
         else:
-            _need({"--model": model, "--tasks": tasks, "--data": data, "--out": out})
-            assert data is not None and out is not None
+            _need({"--model": model, "--tasks": tasks, "--out": out})
+            assert out is not None
             options = {"limit": limit, "batch_size": batch_size, "decoding": decoding, "seed": seed}
             options |= {"skip_missing": skip_missing}
             _run(model, tasks, data, out, options, (device, dtype, bits))
@@ -107,12 +110,23 @@ def _specs(tasks: str) -> dict[str, Task]:
     return dict(zip(task_specs(tasks), load_tasks(tasks), strict=True))
 
 
+def _root(specs: dict[str, Task], data: Path | None) -> Path:
+    """The folder that was named; the packaged one for tasks that need no other."""
+    from onellm.data.packaged import starter_folder
+    from onellm.eval.describe import STARTER
+
+    if data is None and all(task.group == STARTER for task in specs.values()):
+        return starter_folder()
+    _need({"--data": data})
+    assert data is not None
+    return data
+
+
 def _validate(tasks: str, data: Path | None, limit: int | None) -> None:
     from onellm.eval.validate import validate
 
-    _need({"--data": data})
-    assert data is not None
-    findings = validate(_specs(tasks or "all").values(), data, limit)
+    specs = _specs(tasks or "all")
+    findings = validate(specs.values(), _root(specs, data), limit)
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ready else 'BAD '} {finding}")
     ready = sum(finding.ready for finding in findings)
@@ -142,7 +156,7 @@ def _score(file: Path, task: str, data: Path | None, grades: Path | None = None)
 def _run(
     model: str,
     tasks: str,
-    data: Path,
+    data: Path | None,
     out: Path,
     options: dict[str, Any],
     place: tuple[str, str, int],
@@ -159,7 +173,7 @@ def _run(
     device, dtype, bits = place
     folder = folder_of(model)
     identity = f"{model_fingerprint(folder)}/{dtype}" + (f"/{bits} bits" if bits else "")
-    settings = Settings(model, identity, data, out, **options)
+    settings = Settings(model, identity, _root(specs, data), out, **options)
     planned = plan(specs, settings)
 
     def load() -> Any:

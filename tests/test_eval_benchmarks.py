@@ -390,7 +390,11 @@ def test_data_are_looked_at_before_anything_else(data, tmp_path):
 def test_the_verb_says_what_it_lacks():
     done = verb("--tasks", "gqa")
     assert done.exit_code == 2
-    assert "--model, --data, --out missing" in done.stderr
+    assert "--model, --out missing" in done.stderr
+    done = verb("--tasks", "gqa", "--validate-data")
+    assert done.exit_code == 2 and "--data missing" in done.stderr
+    done = verb("--tasks", "starter_closed", "--validate-data", "--limit", "8")
+    assert done.exit_code == 0 and "ok   starter_closed: 8 questions" in done.stdout
     done = verb("--score-only", "x.jsonl")
     assert done.exit_code == 2 and "--task" in done.stderr
 
