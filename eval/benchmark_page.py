@@ -49,7 +49,7 @@ def build_benchmark_page(report: Mapping[str, Any], pictures: Pictures) -> str:
     warning, note = partial_words(rows), samples_note(report)
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         style=style(),
-        ours=escape(OURS),
+        published="\n".join(_published_marks(rows)),
         title=escape(headline_words(rows)),
         lead=escape(comparison_of(rows)),
         facts=f"<li>{escape(run_words(report))}</li>",
@@ -64,6 +64,23 @@ def build_benchmark_page(report: Mapping[str, Any], pictures: Pictures) -> str:
 
 
 # -- the chart ------------------------------------------------------------------------------------
+
+
+def _published_marks(rows: Sequence[Row]) -> Iterator[str]:
+    """The legend of those marks of published numbers that are in the chart."""
+    models = [
+        (model, model in row["published"]["trained"])
+        for row in rows
+        for model in row["published"]["scores"]
+    ]
+    there = {
+        "paper": (OURS + " in the paper", any(model == OURS for model, _ in models)),
+        "rival": ("rivals", any(model != OURS and not trained for model, trained in models)),
+        "rival trained": ("rivals trained on the benchmark", any(t for _, t in models)),
+    }
+    for kind, (words, shown) in there.items():
+        if shown:
+            yield f'<li><i class="key"><i class="{kind}"></i></i>{escape(words)}</li>'
 
 
 def _charts(rows: Sequence[Row]) -> Iterator[str]:

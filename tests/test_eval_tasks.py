@@ -404,6 +404,16 @@ def test_rows_of_a_table_end_at_line_ends_alone(tmp_path):
     assert rows == [{"a": "one\u2028line", "b": "two\nlines"}, {"a": "x\x85y", "b": "z"}]
 
 
+def test_what_lies_beside_mmes_subtasks_is_no_subtask(tmp_path):
+    made = official.Made(tmp_path)
+    official.mme(made)
+    found = [item.id for item in items_of(tmp_path, "mme")]
+    made.text("mme/eval_tool/readme.txt", "how to")
+    assert [item.id for item in items_of(tmp_path, "mme")] == found
+    subtasks = list(dict.fromkeys(key.partition("/")[0] for key in found))
+    assert subtasks == sorted(subtasks)
+
+
 def test_readers_refuse_halves(tmp_path):
     made = official.Made(tmp_path)
     official.mme(made)
