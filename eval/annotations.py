@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,7 +79,8 @@ def read_table(
     Raises:
         BadInput: missing file or column, or a row of another length.
     """
-    rows = csv.reader(_text(path).splitlines(keepends=True), delimiter=delimiter)
+    # Not splitlines: a row may hold any of Unicode's line separators.
+    rows = csv.reader(io.StringIO(_text(path)), delimiter=delimiter)
     names = next(rows, []) if header else list(columns)
     if missing := [name for name in columns if name not in names]:
         found = ", ".join(names) or "an empty file"

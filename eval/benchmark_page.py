@@ -12,6 +12,7 @@ from onellm.eval.benchmark_words import (
     best_rival,
     comparison_of,
     headline_words,
+    is_whole,
     ours,
     partial_words,
     reading,
@@ -45,10 +46,10 @@ def build_benchmark_page(report: Mapping[str, Any], pictures: Pictures) -> str:
         the page.
     """
     rows = report["tasks"]
-    warning = partial_words(rows)
+    warning, note = partial_words(rows), samples_note(report)
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         style=style(),
-        ours=escape(OURS),
+        published="\n".join(_published_marks(rows)),
         title=escape(headline_words(rows)),
         lead=escape(comparison_of(rows)),
         facts=f"<li>{escape(run_words(report))}</li>",
@@ -56,13 +57,30 @@ def build_benchmark_page(report: Mapping[str, Any], pictures: Pictures) -> str:
         charts="".join(_charts(rows)),
         table=f'<div class="scroll results">{_table(rows)}</div>',
         reading="".join(f"<dt>{escape(t)}</dt><dd>{escape(m)}.</dd>" for t, m in reading()),
-        samples_note=escape(samples_note(report)),
+        samples_note=escape(f"Sample answers: {note[:1].lower()}{note[1:]}"),
         sections="".join(_section(row, pictures) for row in rows),
         made_with=escape(made_with(report)),
     )
 
 
 # -- the chart ------------------------------------------------------------------------------------
+
+
+def _published_marks(rows: Sequence[Row]) -> Iterator[str]:
+    """The legend of those marks of published numbers that are in the chart."""
+    models = [
+        (model, model in row["published"]["trained"])
+        for row in rows
+        for model in row["published"]["scores"]
+    ]
+    there = {
+        "paper": (OURS + " in the paper", any(model == OURS for model, _ in models)),
+        "rival": ("rivals", any(model != OURS and not trained for model, trained in models)),
+        "rival trained": ("rivals trained on the benchmark", any(t for _, t in models)),
+    }
+    for kind, (words, shown) in there.items():
+        if shown:
+            yield f'<li><i class="key"><i class="{kind}"></i></i>{escape(words)}</li>'
 
 
 def _charts(rows: Sequence[Row]) -> Iterator[str]:
@@ -91,7 +109,9 @@ def _bar(row: Row) -> str:
         f'<i class="whisker" style="left:{_at(low, top)};width:{_at(high - low, top)}"></i>'
     )
     paper = printed.get(OURS)
-    beside = "" if paper is None else f"<small>{_signed(mine - paper)} to the paper</small>"
+    beside = f"<small>{_signed(mine - paper)} to the paper</small>" if paper is not None else ""
+    if not is_whole(row):
+        beside = "<small>of a part</small>"
     label = escape(published["metric"].get(metric, metric))
     return (
         f'<div class="row"><a class="name" href="#{escape(anchor(row["task"]))}">'
@@ -123,12 +143,15 @@ def _table(rows: Sequence[Row]) -> str:
     for row in rows:
         metric = headline(row)
         head = f"{escape(row['title'])}<small>{escape(row['split'])}</small>"
+        asked = f"{row['n']:,}"
+        if not is_whole(row) and row["size"]:
+            asked += f"<small>of {row['size']:,}</small>"
         if metric is None:
-            cells = [f"{row['n']:,}", "by a server", *["–"] * 6]
+            cells = [asked, "by a server", *["–"] * 6]
         else:
             low_high, rival = row["intervals"].get(metric), best_rival(row, metric)
             cells = [
-                *(f"{row['n']:,}", escape(row["published"]["metric"].get(metric, metric))),
+                *(asked, escape(row["published"]["metric"].get(metric, metric))),
                 f"<b>{number(row['metrics'][metric])}</b>",
                 f"{number(low_high[0])} – {number(low_high[1])}" if low_high else "–",
                 number(row["published"]["scores"].get(OURS, {}).get(metric)),

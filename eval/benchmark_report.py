@@ -14,6 +14,8 @@ from onellm.eval.benchmark_words import (
     best_rival,
     comparison_of,
     headline_words,
+    is_whole,
+    partial_words,
     reading,
     run_words,
     truth_words,
@@ -93,7 +95,7 @@ def benchmark_markdown(report: Mapping[str, Any]) -> str:
     """
     rows = report["tasks"]
     parts = [f"# {headline_words(rows)}", comparison_of(rows)]
-    parts.append(plain_cell(run_words(report)))
+    parts += [plain_cell(said) for said in (run_words(report), partial_words(rows)) if said]
     parts.append(_results(rows))
     parts.append("\n".join(f"* **{term}**: {meaning}." for term, meaning in reading()))
     for row in rows:
@@ -111,13 +113,15 @@ def _results(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _result(row: Mapping[str, Any]) -> tuple[str, ...]:
-    metric = headline(row)
+    metric, asked = headline(row), str(row["n"])
+    if not is_whole(row) and row["size"]:
+        asked += f" of {row['size']}"
     if metric is None:
-        return (row["title"], row["split"], str(row["n"]), "by a server", *["–"] * 6)
+        return (row["title"], row["split"], asked, "by a server", *["–"] * 6)
     low_high = row["intervals"].get(metric)
     rival = best_rival(row, metric)
     return (
-        *(row["title"], row["split"], str(row["n"]), metric, number(row["metrics"][metric])),
+        *(row["title"], row["split"], asked, metric, number(row["metrics"][metric])),
         f"{number(low_high[0])} to {number(low_high[1])}" if low_high else "–",
         number(row["published"]["scores"].get(OURS, {}).get(metric)),
         f"{number(rival[1])} {rival[0]}" if rival else "–",

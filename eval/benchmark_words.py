@@ -40,7 +40,12 @@ def partial_words(rows: Sequence[Mapping[str, Any]]) -> str:
     if not few:
         return ""
     which = ", ".join(few[:6]) + (" …" if len(few) > 6 else "")
-    return f"Not the whole data set: {which}. Numbers of a part do not compare with published ones."
+    text = f"Not the whole data set: {which}. Numbers of a part do not compare with published ones."
+    gone = [row for row in rows if row.get("left_out")]
+    for row in gone:
+        many = "questions were" if row["left_out"] > 1 else "question was"
+        text += f" {row['title']}: {row['left_out']:,} {many} left out, without media."
+    return text
 
 
 def is_whole(row: Mapping[str, Any]) -> bool:

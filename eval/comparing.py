@@ -23,6 +23,9 @@ def compare_runs(first: Path, second: Path) -> list[Comparison]:
     Raises:
         BadInput: no task in common, or other questions on the two sides.
     """
+    for path in (first, second):
+        if not path.exists():
+            raise BadInput(path, expected="a run's folder or a file of answers", found="neither")
     if first.is_dir() != second.is_dir():
         raise BadInput(second, expected="two folders or two files", found="one of each")
     if not first.is_dir():

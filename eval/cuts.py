@@ -68,6 +68,16 @@ class Cut:
             raise BadInput(self, expected="a stretch of time", found="an end before its beginning")
         return self._frames() if self.what == "frames" else self._samples()
 
+    def lack(self) -> str:
+        """Why the stretch cannot be had, as far as a look at the clock tells; else nothing."""
+        if self.clock is None:
+            return ""
+        try:
+            self.make()
+        except BadInput as error:
+            return f"{self} ({error.found})"
+        return ""
+
     def __str__(self) -> str:
         return f"{self.file}, {self.begin:g} to {self.end:g} s"
 

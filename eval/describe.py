@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import string
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onellm.eval.show_scores import number
 from onellm.eval.task import Task, benchmark_names, fields_of, load_task, task_names
 
 WIDTH = 88
+STARTER = "starter pack"
+"""The group of tasks on the packaged data."""
 _EXAMPLES = {
     "question": "What colour is the mug?",
     "options": "A. red\nB. green",
@@ -63,7 +65,11 @@ def _lines(task: Task) -> Iterator[str]:
 def _field(name: str, text: str) -> Iterator[str]:
     first = f"{name:<9}"
     yield from textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=" " * 9, break_on_hyphens=False
+        *(text, WIDTH),
+        initial_indent=first,
+        subsequent_indent=" " * 9,
+        break_on_hyphens=False,
+        break_long_words=False,  # addresses are copied
     )
 
 
@@ -86,11 +92,13 @@ def scorer_of(task: Task) -> str:
 
 
 def layout(task: Task) -> list[str]:
-    """Paths of annotations and media, values in braces."""
+    """Paths of annotations and media, values in braces; ``or`` and another place one may be at."""
     places = [path or "." for path in task.files.values()]
     for medium in task.media:
         for template in medium.templates:
-            if [template] != [f"{{{field}}}" for field in fields_of(template)]:
+            if template in medium.also:
+                places.append(f"or {template}")
+            elif [template] != [f"{{{field}}}" for field in fields_of(template)]:
                 places.append(template)
     return list(dict.fromkeys(places))
 
@@ -119,6 +127,25 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
+def counted(tasks: Iterable[Task]) -> str:
+    """How many tasks there are, and why they are more than the paper's benchmarks.
+
+    Args:
+        tasks: all of them.
+    """
+    several = list(tasks)
+    paper = [task for task in several if not task.extra]
+    # Each data set of scenes is a benchmark of the paper, and a task by depth and one by normals.
+    twice = sum(task.reader == "scenes" for task in paper) // 2
+    extras = sum(task.extra and task.group != STARTER for task in several)
+    return (
+        f"{len(paper)} tasks are the paper's {len(paper) - twice} benchmarks: {twice} of these, "
+        f"scene classification, are run by depth and by normals. {extras} extras are benchmarks "
+        f"without a number of OneLLM, and {len(several) - len(paper) - extras} tasks ask about the "
+        "starter pack."
+    )
+
+
 # -- the documentation ----------------------------------------------------------------------------
 
 MARK = "<!-- What follows is written by `python -m onellm.eval.describe`. -->"
@@ -127,9 +154,10 @@ MARK = "<!-- What follows is written by `python -m onellm.eval.describe`. -->"
 def handbook() -> str:
     """A section per packaged task, in Markdown."""
     groups: dict[str, list[Task]] = {}
-    for task in map(load_task, dict.fromkeys([*benchmark_names(), *task_names()])):
+    tasks = [load_task(name) for name in dict.fromkeys([*benchmark_names(), *task_names()])]
+    for task in tasks:
         groups.setdefault(task.group, []).append(task)
-    parts = [MARK]
+    parts = [MARK, counted(tasks)]
     for group, found in groups.items():
         parts.append(f"## {group[:1].upper()}{group[1:]}")
         parts += [_section(task) for task in found]

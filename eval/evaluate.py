@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from onellm.errors import BadInput, ConfigError
 from onellm.eval.answers import read_answers
 from onellm.eval.items import Item, build_items
-from onellm.eval.parts import Shard, merge, wait
+from onellm.eval.parts import Shard, answered, merge, wait
 from onellm.eval.run_folder import HEADER, Planned, Settings, answers_file, claim, read_header
 from onellm.eval.scoring import row_of, score_answers
 from onellm.eval.task import Task, load_task, published_sampling
+from onellm.eval.validate import SHOWN, absent
 from onellm.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -31,14 +32,46 @@ def plan(specs: Mapping[str, Task], settings: Settings) -> list[Planned]:
         settings: the run.
 
     Raises:
-        BadInput: data that are missing or not in their format.
+        BadInput: annotations that are missing or not in their format; or no question whose media
+            are there, where others are to be left out.
     """
     planned = []
     for spec, task in specs.items():
         sampling = published_sampling(task) if settings.decoding == "published" else None
         items = build_items(task, settings.data, limit=settings.limit, settings=sampling)
-        planned.append(Planned(spec, task, items))
+        planned.append(_with_media(Planned(spec, task, items), settings))
     return planned
+
+
+def _with_media(job: Planned, settings: Settings) -> Planned:
+    """A task without the questions whose media are not there, if they are to be left out."""
+    if not settings.skip_missing:
+        return job
+    lacks = absent(job.items, settings.data)
+    items = [item for item, lack in zip(job.items, lacks, strict=True) if not lack]
+    if not items:
+        raise _missing_media(job, lacks)
+    return Planned(job.spec, job.task, items, len(job.items) - len(items))
+
+
+def _check_media(job: Planned, settings: Settings) -> None:
+    """Before a model is loaded: whether the media of all questions to ask are there."""
+    keys = {item.key(settings.model_id, settings.seed): item for item in job.items}
+    known = answered(answers_file(settings.out, job.task.name), keys)
+    lacks = absent([item for key, item in keys.items() if key not in known], settings.data)
+    if any(lacks):
+        raise _missing_media(job, lacks)
+
+
+def _missing_media(job: Planned, lacks: Sequence[Sequence[str]]) -> BadInput:
+    names = list(dict.fromkeys(lack for several in lacks for lack in several))
+    few = ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+    return BadInput(
+        f"task {job.task.name}",
+        expected="the media of all questions",
+        found=f"{sum(map(bool, lacks))} of {len(lacks)} questions without theirs: {few}",
+        hint=f"onellm show {job.task.name} says how they lie; --skip-missing leaves them out.",
+    )
 
 
 def evaluate(
@@ -62,20 +95,20 @@ def evaluate(
         the path of ``report.html``; None of other processes than the first.
 
     Raises:
-        BadInput: a medium that cannot be read, or answers that are missing in the end.
+        BadInput: a medium that is not there or cannot be read, or answers that are missing in the
+            end.
         ConfigError: the folder holds a run of another model, decoding or seed.
     """
     shard, progress = shard or Shard(), progress or SilentProgress()
-    model: OneLLM | None = None
+    to_ask = [job for job in planned if not _all_there(job, settings)]
+    for job in to_ask:  # of all tasks first, or hours may pass before one is missed
+        _check_media(job, settings)
     if shard.rank == 0:
         claim(planned, settings)
-    for job in planned:
-        file = answers_file(settings.out, job.task.name)
-        if _all_there(job, file, settings):
-            continue
-        if model is None:
-            model = load()
-        _run(model, job, file, settings, shard, progress)
+    model = load() if to_ask else None
+    for job in to_ask:
+        assert model is not None
+        _run(model, job, settings, shard, progress)
     if shard.rank:
         return None
     for job in planned:
@@ -90,7 +123,6 @@ def evaluate(
 def _run(
     model: OneLLM,
     job: Planned,
-    file: Path,
     settings: Settings,
     shard: Shard,
     progress: Progress,
@@ -98,6 +130,7 @@ def _run(
     from onellm.eval.runner import run
 
     _check_modalities(model, job)
+    file = answers_file(settings.out, job.task.name)
     run(
         *(model, job.items, file, settings.batch_size, progress),
         shard=shard,
@@ -116,7 +149,8 @@ def _check_modalities(model: OneLLM, job: Planned) -> None:
             raise ConfigError(f"task {job.task.name}: {error}") from error
 
 
-def _all_there(job: Planned, file: Path, settings: Settings) -> bool:
+def _all_there(job: Planned, settings: Settings) -> bool:
+    file = answers_file(settings.out, job.task.name)
     if not file.exists():
         return False
     keys = {record["key"] for record in read_answers(file)}
@@ -159,7 +193,10 @@ def report(
             continue
         task = tasks.get(name) or load_task(facts["spec"])
         row = task_row(task, file, header["seed"])
-        row["partial"] = facts["limit"] is not None or row["n"] < (row["size"] or 0)
+        row["left_out"] = facts.get("left_out", 0)
+        row["partial"] = (
+            facts["limit"] is not None or bool(row["left_out"]) or row["n"] < (row["size"] or 0)
+        )
         if thumbnails and name in items:
             shown = {sample["id"] for sample in row["samples"]}
             pictures |= _pictures(name, items[name], shown)

@@ -113,6 +113,8 @@ def entries(task: Task, root: str | Path) -> Iterator[Entry]:
     while True:
         try:
             entry = next(stream, None)
+        except BadInput as error:
+            raise _with_hint(error, task) from error
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             where = f"behind {last!r}, number {count}" if count else "at its beginning"
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -120,12 +122,37 @@ def entries(task: Task, root: str | Path) -> Iterator[Entry]:
                 " + ".join(str(path) for path in files.values()),
                 expected=f"the format of {task.title}",
                 found=f"{what} ({where})",
-                hint=f"See: onellm show {task.name}",
+                hint=_hint(task),
             ) from error
         if entry is None:
             return
         yield entry
         count, last = count + 1, entry.id
+
+
+def _hint(task: Task) -> str:
+    return f"Where the data are had and how they lie: onellm show {task.name}."
+
+
+def _with_hint(error: BadInput, task: Task) -> BadInput:
+    hint = error.hint or _hint(task)
+    return BadInput(error.source, expected=error.expected, found=error.found, hint=hint)
+
+
+def first_entries(task: Task, found: Iterable[Entry], limit: int | None) -> Iterator[Entry]:
+    """The first questions, and those of all others that are scored together with one of them.
+
+    Args:
+        task: its ``together`` says which belong to one another.
+        found: all questions.
+        limit: how many; all if left out.
+    """
+    if limit is None or not task.together:
+        yield from islice(found, limit)
+        return
+    several = list(found)
+    chosen = {str(entry.meta[task.together]) for entry in several[:limit]}
+    yield from (entry for entry in several if str(entry.meta[task.together]) in chosen)
 
 
 def build_items(
@@ -140,7 +167,7 @@ def build_items(
     Args:
         task: the task.
         root: folder that the task's paths are below.
-        limit: the first so many questions only.
+        limit: the first so many questions only; see :func:`first_entries`.
         settings: decoding in place of the task's.
 
     Raises:
@@ -148,7 +175,7 @@ def build_items(
         ConfigError: a template with a value that the reader does not give.
     """
     items, seen = [], set()
-    for entry in islice(entries(task, root), limit):
+    for entry in first_entries(task, entries(task, root), limit):
         if entry.id in seen:
             where = f"task {task.name}, question {entry.id}"
             raise BadInput(where, expected="unique ids", found="two of it")
@@ -156,7 +183,8 @@ def build_items(
         items.append(item_of(task, entry, root, settings))
     if not items:
         files = ", ".join(task.files.values())
-        raise BadInput(f"task {task.name}", expected=f"questions in {files}", found="none")
+        expected = f"questions in {files}"
+        raise BadInput(f"task {task.name}", expected=expected, found="none", hint=_hint(task))
     return items
 
 
@@ -221,6 +249,9 @@ def _medium(task: Task, spec: MediumFile, entry: Entry, root: Path) -> Medium:
         return Medium(spec.modality, label, alone)
     names = [_fill(task, template, entry.values) for template in templates]
     paths = [root / name for name in names]
+    if spec.also and not paths[0].exists():
+        others = (root / _fill(task, template, entry.values) for template in spec.also)
+        paths[0] = next((path for path in others if path.exists()), paths[0])
     source: Source = str(paths[0]) if len(paths) == 1 else tuple(str(path) for path in paths)
     label, files = "+".join(names), tuple(paths)
     if spec.suffix and not paths[0].suffix:

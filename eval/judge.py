@@ -229,7 +229,7 @@ def read_replies(path: str | Path) -> list[dict[str, Any]]:
 
 
 def with_grades(records: Sequence[Mapping[str, Any]], replies: str | Path) -> list[dict[str, Any]]:
-    """Records with a judge's ``grades``, one per repeat.
+    """Records with a judge's ``grades``, one per repeat, and who gave them.
 
     Args:
         records: answers.
@@ -255,5 +255,7 @@ def with_grades(records: Sequence[Mapping[str, Any]], replies: str | Path) -> li
             hint = "Run the judge again; it asks for what is missing."
             where = f"{replies}, record {record['id']}"
             raise BadInput(where, expected="a judge's grades", found=found, hint=hint)
-        graded.append({**record, "grades": [own[n]["grade"] for n in sorted(own)]})
+        by = f"{own[min(own)]['judge']}, prompt {own[min(own)]['prompt_hash']}"
+        grades_of = [own[n]["grade"] for n in sorted(own)]
+        graded.append({**record, "grades": grades_of, "graded_by": by})
     return graded

@@ -11,6 +11,7 @@ from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 
 from onellm.errors import ConfigError
+from onellm.eval.launch import local_device
 from onellm.eval.likelihood import option_chances
 from onellm.eval.lmms import content_types, medium_of
 from onellm.generation import soft_tokens
@@ -21,11 +22,14 @@ DEFAULT_TOKENS = 64
 
 
 class OneLLMForLmms(lmms):  # type: ignore[misc]
-    """A saved model.
+    """A saved model, in as many processes as ``accelerate launch`` or ``torchrun`` start.
+
+    The toolkit deals out the documents and gathers the scores; a process needs to know no more
+    than its own device.
 
     Args:
         pretrained: folder or hub id.
-        device: where to run; the GPU if any.
+        device: where to run; the GPU if any, and of several processes each its own.
         dtype: of the weights.
         batch_size: requests of one pass; it changes no answer.
         **unused: further settings that the toolkit passes to every model.
@@ -42,8 +46,9 @@ class OneLLMForLmms(lmms):  # type: ignore[misc]
         **unused: Any,
     ) -> None:
         super().__init__()
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = OneLLM.from_pretrained(pretrained, device=place, dtype=getattr(torch, dtype))
+        named = device if device not in (None, "cuda") else local_device()
+        self.device = torch.device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
+        loaded = OneLLM.from_pretrained(pretrained, device=self.device, dtype=getattr(torch, dtype))
         self.model = loaded.eval()
         self.batch_size, self.types = int(batch_size), content_types()
 

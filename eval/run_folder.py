@@ -35,6 +35,7 @@ class Settings:
         limit: the first so many questions of each task.
         batch_size: questions of one pass.
         seed: of sampling.
+        skip_missing: leave out questions whose media are not there, and say how many.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Settings:
     limit: int | None = None
     batch_size: int = 16
     seed: int = 0
+    skip_missing: bool = False
 
     def __post_init__(self) -> None:
         """Check the decoding's name."""
@@ -60,11 +62,13 @@ class Planned:
         spec: what it was asked for by: a name, or the path of a file.
         task: the task.
         items: its questions.
+        left_out: how many were left out because their media are not there.
     """
 
     spec: str
     task: Task
     items: Sequence[Item]
+    left_out: int = 0
 
 
 def answers_file(out: Path, task: str) -> Path:
@@ -122,6 +126,7 @@ def _facts(job: Planned, settings: Settings) -> dict[str, Any]:
         "questions": len(ids),
         "ids": ids_digest(ids),
         "limit": settings.limit,
+        "left_out": job.left_out,
         "size": task.size,
         "data": str(settings.data),
         "annotations": files_fingerprint(

@@ -49,6 +49,7 @@ def lines_of(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name:<{width}}  {number(value):>7}{interval}{paper}"
     if row["unparsed"] is not None:
         yield f"  unparsed {row['unparsed']:.1%}, empty {row['empty']:.1%}"
+    yield from (f"  {note}" for note in row["notes"])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -47,6 +47,8 @@ class MediumFile(StrictModel):
         file: path below the data root with the reader's values in braces, or several of them for
             a modality that takes aligned files. A template that is a single value which is no
             text (a file inside another file, say) stands for that value.
+        also: further places where the file may be, for layouts that are in use; the first that
+            exists is taken, and the question is known by ``file`` all the same.
         suffix: what files without a suffix are to be read as, such as ``.jpg``.
         when: the medium is there only where the reader's values are these.
         cut: what a stretch of time is cut out of: ``frames`` of a video, or ``samples`` of an
@@ -57,6 +59,7 @@ class MediumFile(StrictModel):
 
     modality: str
     file: str | tuple[str, ...]
+    also: tuple[str, ...] = ()
     suffix: str = ""
     when: dict[str, Any] = Field(default_factory=dict)
     cut: Literal["frames", "samples"] | None = None
@@ -65,9 +68,9 @@ class MediumFile(StrictModel):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """All paths, the clock's among them."""
+        """All paths, the clock's and the further places among them."""
         files = (self.file,) if isinstance(self.file, str) else self.file
-        return (*files, self.clock) if self.clock else files
+        return (*files, *self.also, *([self.clock] if self.clock else []))
 
 
 class Scorer(StrictModel):
@@ -129,6 +132,8 @@ class Task(StrictModel):
         reader: module of :mod:`onellm.eval.readers`, or ``package.module:function``.
         reader_options: its settings.
         media: what is shown, in order; empty where the data themselves say it.
+        together: key of ``meta`` whose questions are scored together, so that a run of a few
+            questions has all of them or none.
         prompt: what is asked, with the reader's values and ``{options}`` in braces.
         answering: ``generate`` writes an answer; ``likelihood`` finds how likely each option is.
         decoding: greedy, with a limit that fits the answers.
@@ -155,6 +160,7 @@ class Task(StrictModel):
     reader: str
     reader_options: dict[str, Any] = Field(default_factory=dict)
     media: tuple[MediumFile, ...] = ()
+    together: str = ""
     prompt: str
     answering: Literal["generate", "likelihood"] = "generate"
     decoding: AnswerSettings = AnswerSettings()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onellm.errors import BadInput
-from onellm.eval.items import build_items
+from onellm.eval.cuts import Cut
+from onellm.eval.items import Item, build_items
 from onellm.eval.task import Task
 
 SHOWN = 3
@@ -24,7 +25,8 @@ class Finding:
         questions: how many there are, 0 where they cannot be read.
         expected: how many the data set has; None where that is not known.
         media: how many different media files are asked for.
-        missing: those of them that are not there, with their paths below the root.
+        missing: those of them that are not there, with their paths below the root, and stretches
+            that recordings do not have.
         problem: what keeps the questions from being read, empty if nothing does.
     """
 
@@ -68,11 +70,32 @@ def _look(task: Task, root: Path, limit: int | None) -> Finding:
         items = build_items(task, root, limit=limit)
     except BadInput as error:
         return Finding(task.name, expected=task.size, problem=str(error))
-    files = dict.fromkeys(path for item in items for medium in item.media for path in medium.files)
-    there = _present(files)
-    missing = tuple(os.path.relpath(path, root) for path in files if path not in there)
+    files = {path for item in items for medium in item.media for path in medium.files}
+    missing = tuple(dict.fromkeys(lack for lacks in absent(items, root) for lack in lacks))
     expected = task.size if limit is None else None
     return Finding(task.name, len(items), expected, len(files), missing)
+
+
+def absent(items: Sequence[Item], root: Path) -> list[list[str]]:
+    """What each of some questions lacks: files below a folder, and stretches outside recordings.
+
+    Args:
+        items: the questions; no medium is opened, but the clocks of recordings are.
+        root: folder that paths are told from.
+
+    Returns:
+        for each question the names of what is missing, none for most.
+    """
+    there = _present(path for item in items for medium in item.media for path in medium.files)
+    lacks: dict[str, list[str]] = {}
+    for medium in (medium for item in items for medium in item.media):
+        if medium.id in lacks:
+            continue
+        gone = [os.path.relpath(path, root) for path in medium.files if path not in there]
+        if not gone and isinstance(medium.source, Cut) and (lack := medium.source.lack()):
+            gone = [lack]
+        lacks[medium.id] = gone
+    return [[lack for medium in item.media for lack in lacks[medium.id]] for item in items]
 
 
 def _present(files: Iterable[Path]) -> set[Path]:

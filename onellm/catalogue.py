@@ -30,11 +30,12 @@ KINDS = ("modalities", *_FOLDERS, "tasks")
 
 @dataclass(frozen=True)
 class Listing:
-    """A table: a title, column heads and rows of text."""
+    """A table: a title, column heads and rows of text; and what is to be said of it."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    note: str = ""
 
 
 def listings(kind: str | None = None) -> list[Listing]:
@@ -133,18 +134,20 @@ def _files(kind: str, title: str) -> Listing:
 
 
 def _tasks() -> Listing:
+    from onellm.eval.describe import counted
     from onellm.eval.show_scores import number
     from onellm.eval.task import OURS, benchmark_names, load_task, task_names
 
-    rows = []
-    for name in dict.fromkeys([*benchmark_names(), *task_names()]):
+    rows, names = [], list(dict.fromkeys([*benchmark_names(), *task_names()]))
+    for name in names:
         task = load_task(name)
         scores = task.published.scores.get(OURS, {})
         printed = " / ".join(number(value) for value in scores.values()) or "–"
         metrics = " / ".join(task.published.metric.values()) or "–"
         rows.append((name, task.group, " + ".join(task.modalities) or "any", metrics, printed))
     columns = ("name", "group", "media", "metric", f"{OURS} in the paper")
-    return Listing("tasks  (onellm eval --tasks NAME,…)", columns, rows)
+    note = counted(map(load_task, names))
+    return Listing("tasks  (onellm eval --tasks NAME,…)", columns, rows, note)
 
 
 def _first_words(path: Path) -> str:

@@ -36,7 +36,10 @@ eval_app = typer.Typer(
 )
 
 Tasks = Annotated[str, typer.Option(help="Names or YAML files, such as gqa,textvqa@ocr; or all.")]
-Data = Annotated[Path | None, typer.Option(help="Folder that the tasks' paths are below.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder that the tasks' paths are below; the starter pack has its own."),
+]
 
 
 @eval_app.callback()
@@ -47,8 +50,12 @@ def evaluate(
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Folder of answers and report.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="The first so many questions of each task.")
+        int | None,
+        typer.Option(min=1, help="The first so many questions of each task (pairs stay whole)."),
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out questions whose media are not there.")
+    ] = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="How many at a time; changes no answer.")
     ] = 16,
@@ -79,10 +86,11 @@ def evaluate(
         elif validate_data:
             _validate(tasks, data, limit)
         else:
-            _need({"--model": model, "--tasks": tasks, "--data": data, "--out": out})
-            assert data is not None and out is not None
-            options = {"limit": limit, "batch_size": batch_size, "decoding": decoding}
-            _run(model, tasks, data, out, {**options, "seed": seed}, (device, dtype, bits))
+            _need({"--model": model, "--tasks": tasks, "--out": out})
+            assert out is not None
+            options = {"limit": limit, "batch_size": batch_size, "decoding": decoding, "seed": seed}
+            options |= {"skip_missing": skip_missing}
+            _run(model, tasks, data, out, options, (device, dtype, bits))
 
 
 def _need(options: dict[str, Any]) -> None:
@@ -97,12 +105,23 @@ def _specs(tasks: str) -> dict[str, Task]:
     return dict(zip(task_specs(tasks), load_tasks(tasks), strict=True))
 
 
+def _root(specs: dict[str, Task], data: Path | None) -> Path:
+    """The folder that was named; the packaged one for tasks that need no other."""
+    from onellm.data.packaged import starter_folder
+    from onellm.eval.describe import STARTER
+
+    if data is None and all(task.group == STARTER for task in specs.values()):
+        return starter_folder()
+    _need({"--data": data})
+    assert data is not None
+    return data
+
+
 def _validate(tasks: str, data: Path | None, limit: int | None) -> None:
     from onellm.eval.validate import validate
 
-    _need({"--data": data})
-    assert data is not None
-    findings = validate(_specs(tasks or "all").values(), data, limit)
+    specs = _specs(tasks or "all")
+    findings = validate(specs.values(), _root(specs, data), limit)
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ready else 'BAD '} {finding}")
     ready = sum(finding.ready for finding in findings)
@@ -132,7 +151,7 @@ def _score(file: Path, task: str, data: Path | None, grades: Path | None = None)
 def _run(
     model: str,
     tasks: str,
-    data: Path,
+    data: Path | None,
     out: Path,
     options: dict[str, Any],
     place: tuple[str, str, int],
@@ -149,7 +168,7 @@ def _run(
     device, dtype, bits = place
     folder = folder_of(model)
     identity = f"{model_fingerprint(folder)}/{dtype}" + (f"/{bits} bits" if bits else "")
-    settings = Settings(model, identity, data, out, **options)
+    settings = Settings(model, identity, _root(specs, data), out, **options)
     planned = plan(specs, settings)
 
     def load() -> Any:
@@ -248,9 +267,9 @@ def judge(
     out: Annotated[
         Path | None, typer.Option(help="File of replies; <answers>.grades.jsonl if left out.")
     ] = None,
-    prompt: Annotated[Path | None, typer.Option(help="The judge's prompt; the rubric's own.")] = (
-        None
-    ),
+    prompt: Annotated[
+        Path | None, typer.Option(help="File with the judge's prompt; else one in our own words.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Grades per answer.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Answers that are judged at a time.")] = 4,
 ) -> None:

@@ -34,7 +34,7 @@ def list_choices(
                 table.add_column(column, overflow="fold", no_wrap=column == "name")
             for row in listing.rows:
                 table.add_row(*row)
-            Console().print(table, "", sep="\n")
+            Console().print(table, *([listing.note] if listing.note else []), "", sep="\n")
 
 
 @looking.command(

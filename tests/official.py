@@ -357,14 +357,22 @@ def seed_bench(made: Made) -> None:
             "questions": [
                 question("101", 5, "image", "1454_25"),
                 question("102", 5, "image", "1454_26"),
-                question("v1", 10, "video", "1.webm.mp4", segment=[0.2, 0.9]),
-                question("v2", 11, "video", "P01/P01_01.mp4"),
+                question("v1", 11, "video", "P01/P01_01.mp4", segment=[0.2, 0.9]),
+                question("v2", 10, "video", "1.webm.mp4"),
+                # Breakfast's stretches are counted in frames, 15 a second.
+                question("v3", 12, "video", "P06/cam01/P06_cereals.mp4", segment=[3, 12]),
             ],
-            "question_type": {"Instances Counting": 5, "Action Recognition": 10, "Next": 11},
+            "question_type": {
+                **{"Instances Counting": 5, "Action Recognition": 10, "Action Prediction": 11},
+                "Procedure Understanding": 12,
+            },
         },
     )
     made.pictures("seed/SEED-Bench-image/1454_25", "seed/SEED-Bench-image/1454_26")
-    made.videos("seed/dimension10/1.webm.mp4", "seed/dimension11/P01/P01_01.mp4")
+    made.videos(
+        *("seed/dimension10/1.webm.mp4", "seed/dimension11/P01/P01_01.mp4"),
+        "seed/dimension12/P06/cam01/P06_cereals.mp4",
+    )
 
 
 # -- videos -------------------------------------------------------------------------------------
@@ -386,15 +394,16 @@ def nextqa(made: Made) -> None:
 @fixture("how2qa")
 def how2qa(made: Made) -> None:
     rows = [
-        ("abc_60_120", "[0.1:0.9]", "on a bed", "in a car", "at sea", "Where is she?", "at home"),
+        ("abc", "[61.5:70]", "on a bed", "in a car", "at sea", "Where is she?", "at home"),
         ("abd_0_60", "[0:1]", "a cat", "a car", "a cup", "What is cut?", "an onion"),
     ]
     made.table("how2qa/how2QA_val_release.csv", rows)
     line = {
-        **{"qid": 1, "vid_name": "abc_60_120", "ts": "0.1-0.9", "q": "Where is she?"},
+        **{"qid": 1, "vid_name": "clip1", "ts": "0.1-0.9", "q": "Where is she?"},
         **{"a0": "at sea", "a1": "in a car", "a2": "at home", "a3": "on a bed", "answer_idx": 2},
     }
     made.text("how2qa/how2qa_val_release.jsonl", json.dumps(line) + "\n")
+    made.json("how2qa/how2_vid_mapping.json", {"clip1": "abc_60_120"})
     made.videos("how2qa/abc_60_120.mp4", "how2qa/abd_0_60.mp4")
 
 
@@ -503,7 +512,8 @@ def avsd(made: Made) -> None:
         for name in names
     ]
     made.json("avsd/test_set4DSTC7-AVSD.json", {"type": "test", "dialogs": dialogs})
-    images = [{"id": n + 1, "name": name} for n, name in enumerate(names)]
+    # Named after the video and the turn; in another order than the dialogues.
+    images = [{"id": n + 1, "name": f"{name}_2"} for n, name in enumerate(names)][::-1]
     texts = {n + 1: list(CAPTIONS[n]) for n in range(2)}
     made.json("avsd/test_set4DSTC7-AVSD_multiref.json", coco_file(images, texts))
     made.videos(*(f"charades/{name}.mp4" for name in names))

@@ -22,7 +22,7 @@ from onellm.eval import describe as handbook
 from onellm.eval import readers
 from onellm.eval.cuts import Cut
 from onellm.eval.exports import export, export_formats
-from onellm.eval.items import Item, build_items, entries
+from onellm.eval.items import Item, build_items
 from onellm.eval.postprocess import postprocess
 from onellm.eval.task import TASKS, load_task, load_tasks, merged, published_sampling, task_names
 from onellm.eval.validate import validate
@@ -247,25 +247,6 @@ def test_what_is_out_of_balance_is_left_out(data):
     assert [item.id for item in items_of(data, "gqa")] == ["0001", "0002", "0003"]
 
 
-def test_how2qas_options_are_shuffled_and_the_answer_goes_with_them(data):
-    table = items_of(data, "how2qa")
-    right = ["at home", "an onion"]
-    for item, text in zip(table, right, strict=True):
-        assert item.options["ABCD".index(item.target)] == text
-        assert sorted(item.options) == sorted({*item.options})
-    assert [i.options for i in table] == [i.options for i in items_of(data, "how2qa")]
-    (value,) = items_of(data, "how2qa@value")
-    assert value.options == ("at sea", "in a car", "at home", "on a bed")
-    assert value.target == "C"
-
-
-def test_a_letter_is_the_answer_to_few_of_many_how2qa_questions(tmp_path):
-    rows = [("v", "[0:1]", "a", "b", "c", f"q{n}", "d") for n in range(400)]
-    official.Made(tmp_path).table("how2qa/how2QA_val_release.csv", rows)
-    letters = [entry.target for entry in entries(load_task("how2qa"), tmp_path)]
-    assert max(letters.count(letter) for letter in "ABCD") < 140
-
-
 def test_mmbench_takes_copied_pictures_and_passes(data):
     items = items_of(data, "mmbench")
     assert [item.meta["pass"] for item in items] == [0, 1, 2] * 2
@@ -273,15 +254,6 @@ def test_mmbench_takes_copied_pictures_and_passes(data):
     # Both questions show the same picture, which the file holds once.
     assert len({medium.id for item in items for medium in item.media}) == 1
     assert [item.id for item in items_of(data, "mmbench@vanilla")] == ["241", "242"]
-
-
-def test_seeds_videos_are_cut_to_their_segment(data):
-    by_id = {item.id: item.media[0] for item in items_of(data, "seed_bench")}
-    assert by_id["v1"].id.endswith("#0.2-0.9")
-    assert isinstance(by_id["v1"].source, Cut)
-    assert by_id["v2"].open() == str(data / "seed/dimension11/P01/P01_01.mp4")
-    assert [m.modality for m in by_id.values()] == ["image", "image", "video", "video"]
-    assert by_id["101"].open().name.endswith("1454_25.jpg")
 
 
 def test_damaged_annotations_are_named(tmp_path):
@@ -294,6 +266,7 @@ def test_damaged_annotations_are_named(tmp_path):
         return str(caught.value)
 
     assert "no such file" in found()
+    assert found().endswith("onellm show gqa.")
     path.write_text("{oops")
     assert "expected JSON" in found()
     path.write_text('{"1": {"question": "Is it?", "imageId": "a"}}')
@@ -369,6 +342,7 @@ def test_validation_counts_what_is_missing(data, tmp_path):
     )
     assert valor.ready and valor.media == 6
     assert not vatex.ready and "no such file" in vatex.problem
+    assert "onellm show vatex" in vatex.problem
     assert not vqa.ready
     assert all(finding.ready for finding in validate(load_tasks("all"), data))
 
@@ -408,6 +382,10 @@ def test_tasks_are_listed_and_shown():
     assert "Reference OCR" not in text
     with pytest.raises(ConfigError, match="Did you mean 'textvqa'"):
         describe("textvqaa")
+    with pytest.raises(ConfigError, match=r"unknown name 'nosuch'. What there is: onellm ls.$"):
+        describe("nosuch")
+    assert table.note.startswith("29 tasks are the paper's 27 benchmarks: 2 of these")
+    assert "3 extras" in table.note and "4 tasks ask about the starter pack" in table.note
 
 
 def test_the_documentation_is_made_from_the_files():

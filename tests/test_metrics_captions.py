@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 
 from onellm.errors import BadInput, MissingExtra
 from onellm.eval.metrics import java, ngrams
-from onellm.eval.metrics.bleu import bleu
+from onellm.eval.metrics.bleu import bleu, bleu_intervals
 from onellm.eval.metrics.cider import cider
+from onellm.eval.metrics.intervals import resamples
 from onellm.eval.metrics.pointllm import sentence_scores
 from onellm.eval.metrics.ptb import ptb_tokens, tokenize
 from onellm.eval.metrics.rouge import common_length, rouge_l
@@ -198,6 +201,77 @@ def test_a_junk_answer_of_ten_thousand_signs_takes_no_time():
         assert isinstance(tokenize(junk), str)
 
 
+def test_bleus_intervals_are_of_resampled_corpora():
+    candidates, references = random_corpus(3, 40)
+    corpus, _ = bleu(candidates, references)
+    intervals = bleu_intervals(candidates, references)
+    assert intervals == bleu_intervals(candidates, references)
+    for value, (low, high) in zip(corpus, intervals, strict=True):
+        assert low < value < high
+    # The score of a resample is that of the corpus it makes, a copy of an item an item of its own.
+    drawn = next(resamples(40, 1)).astype(int)
+    keys = [key for key, times in zip(candidates, drawn, strict=True) for _ in range(times)]
+    copies = {str(n): key for n, key in enumerate(keys)}
+    said = {n: candidates[key] for n, key in copies.items()}
+    expected, _ = bleu(said, {n: references[key] for n, key in copies.items()})
+    once = bleu_intervals(candidates, references, times=1)
+    assert [low for low, _ in once] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A stand-in for ``pycocoevalcap`` without CoreNLP, in front of the real one."""
+    spice = tmp_path / "pycocoevalcap" / "spice"
+    (spice / "lib").mkdir(parents=True)
+    (spice / "spice.py").write_text(
+        "import os, subprocess, sys\n"
+        "class Spice:\n"
+        "    def compute_score(self, references, said):\n"
+        "        assert '--add-opens=java.base/java.lang=ALL-UNNAMED' in "
+        "os.environ['JDK_JAVA_OPTIONS']\n"
+        "        if said['b'] == ['fail']:\n"
+        "            subprocess.check_call([sys.executable, '-c', 'raise SystemExit(3)'])\n"
+        "        each = [float(key == 'b') for key in sorted(said)]\n"
+        "        return sum(each) / len(each), [{'All': {'f': value}} for value in each]\n"
+    )
+    for folder in (spice, spice.parent):
+        (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pycocoevalcap"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(java.shutil, "which", lambda name: f"/usr/bin/{name}")
+    yield spice / "lib"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pycocoevalcap"]:
+        del sys.modules[name]
+
+
+def test_spice_says_which_jars_it_lacks_and_how_to_get_them(package):
+    two = {"b": "a dog", "a": "a cat"}, {"b": ["a dog"], "a": ["a dog"]}
+    with pytest.raises(BadInput) as caught:
+        java.spice(*two)
+    said = str(caught.value)
+    for part in (
+        f"no stanford-corenlp-3.6.0.jar and no stanford-corenlp-3.6.0-models.jar in {package}",
+        "python -m pycocoevalcap.spice.get_stanford_models",
+        "Or leave SPICE out.",
+    ):
+        assert part in said
+    assert java.missing("meteor") == ""
+    (package / "stanford-corenlp-3.6.0.jar").touch()
+    assert java.missing("spice") == f"no stanford-corenlp-3.6.0-models.jar in {package}"
+
+
+def test_spices_scores_go_with_their_items_and_its_failures_are_told(package, monkeypatch):
+    for jar in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+        (package / jar).touch()
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-Dmine=1")
+    references = {"b": ["a dog"], "a": ["a dog"]}
+    assert java.spice({"b": "x", "a": "y"}, references) == (0.5, {"b": 1.0, "a": 0.0})
+    assert os.environ["JDK_JAVA_OPTIONS"] == "-Dmine=1"
+    with pytest.raises(BadInput, match=r"SPICE: .*exit status 3.*Java 8 and 11"):
+        java.spice({"b": "fail", "a": "y"}, references)
+
+
 def test_java_metrics_say_what_is_missing(monkeypatch):
     one = {"a": "a dog"}, {"a": ["a dog"]}
     monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
@@ -207,7 +281,7 @@ def test_java_metrics_say_what_is_missing(monkeypatch):
     monkeypatch.undo()
     if find_spec("pycocoevalcap") is not None:
         monkeypatch.setattr(java.shutil, "which", lambda name: None)
-        with pytest.raises(BadInput, match="no program 'java'"):
+        with pytest.raises(BadInput, match=r"no program 'java'.*Install a Java runtime"):
             java.meteor(*one)
 
 

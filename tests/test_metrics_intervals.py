@@ -14,6 +14,7 @@ from onellm.eval.metrics.intervals import (
     clustered_error,
     mean_interval,
     paired_test,
+    share_interval,
     standard_error,
     wilson,
 )
@@ -56,8 +57,47 @@ def test_mean_interval_is_wilson_for_hits_and_clustered_where_media_are_shared()
     hits = [1.0, 0.0, 1.0, 1.0]
     assert mean_interval(hits) == wilson(3, 4)
     assert mean_interval(hits, ["a", "b", "c", "d"]) == wilson(3, 4)
-    low, high = mean_interval(hits, ["a", "a", "b", "b"])
-    assert high - 0.75 == pytest.approx(0.75 - low)
+    hits, pictures = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0], list("aabbcc")
+    low, high = mean_interval(hits, pictures)
+    assert (low, high) == share_interval(4 / 6, clustered_error(hits, pictures), 3)
+    alone = wilson(4, 6)
+    assert low < alone[0] < alone[1] < high, "three pictures say less than six"
+
+
+def test_intervals_of_a_few_clusters_stay_on_the_scale_and_have_a_width():
+    # A normal interval would end at 1.1 in the first case and have no width in the next two.
+    for values, clusters in (
+        ([1.0, 0.9, 0.9, 0.2], "aabb"),
+        ([1.0] * 4, "aabb"),
+        ([0.0] * 4, "aabb"),
+        ([1.0, 0.0] * 2, "aabb"),
+    ):
+        low, high = mean_interval(values, list(clusters))
+        assert 0 <= low <= sum(values) / 4 <= high <= 1
+        assert high - low > 0.3
+    assert mean_interval([1.0] * 4, list("aabb")) == wilson(2, 2)
+    assert mean_interval([0.6] * 9)[0] > 0.2, "shares that are all the same"
+
+
+def test_with_many_clusters_the_interval_is_the_normal_one():
+    draw = random.Random(1)
+    pictures = [draw.random() for _ in range(4000)]
+    values = [float(draw.random() < rate) for rate in pictures for _ in range(3)]
+    clusters = [n // 3 for n in range(len(values))]
+    error, mean = clustered_error(values, clusters), sum(values) / len(values)
+    expected = (mean - 1.96 * error, mean + 1.96 * error)
+    assert mean_interval(values, clusters) == pytest.approx(expected, abs=2e-4)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 4)), min_size=1, max_size=12),
+)
+@settings(deadline=None)
+def test_any_interval_holds_the_mean_within_the_scale(pairs):
+    values, clusters = [value for value, _ in pairs], [cluster for _, cluster in pairs]
+    low, high = mean_interval(values, clusters)
+    mean = sum(values) / len(values)
+    assert 0 <= low <= mean + 1e-9 and mean - 1e-9 <= high <= 1
 
 
 def test_bootstrap_repeats_itself_and_agrees_with_the_normal_interval():
@@ -65,8 +105,8 @@ def test_bootstrap_repeats_itself_and_agrees_with_the_normal_interval():
     values = [draw.gauss(5, 2) for _ in range(400)]
     low, high = bootstrap_interval(values)
     assert (low, high) == bootstrap_interval(values)
-    normal = mean_interval(values)
-    assert (low, high) == pytest.approx(normal, abs=0.05)
+    mean, half = sum(values) / len(values), 1.96 * standard_error(values)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.05)
 
 
 def test_a_run_against_itself_and_a_run_that_is_always_better():

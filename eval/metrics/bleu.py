@@ -2,20 +2,24 @@
 
 Papineni and others, ACL 2002, with that package's small constants (``1e-15`` above, ``1e-9``
 below the line) and the closest reference length, the shorter one of two equally close.
+
+Legend: I items, N lengths of n-grams, S sets of items, K counts that are added up, M of n-grams.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onellm.eval.metrics.captions import aligned
+from onellm.eval.metrics.intervals import percentiles, resamples
 from onellm.eval.metrics.ngrams import Corpus, Grams, count_ngrams, shared
 
 _ABOVE, _BELOW = 1e-15, 1e-9
+Floats = NDArray[np.float64]
 
 
 def bleu(
@@ -34,6 +38,38 @@ def bleu(
     Raises:
         ValueError: no items, other ids on the two sides, or an item without a reference.
     """
+    ids, counts = _counted(candidates, references, longest)
+    scores_NI = _scores(counts)
+    each = {key: scores_NI[:, i].tolist() for i, key in enumerate(ids)}
+    return _scores(counts.sum(axis=1, keepdims=True))[:, 0].tolist(), each
+
+
+def bleu_intervals(
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    longest: int = 4,
+    times: int = 1000,
+) -> list[tuple[float, float]]:
+    """95 % percentile intervals of a corpus' BLEU-1 to BLEU-``longest``, items drawn anew.
+
+    A resample's score is the corpus score of its items: their counts are added up, not their
+    scores.
+
+    Args:
+        candidates: see :func:`bleu`.
+        references: see :func:`bleu`.
+        longest: greatest n-gram length.
+        times: how many resamples.
+    """
+    _, counts_KI = _counted(candidates, references, longest)
+    drawn_KS = np.stack([counts_KI @ drawn for drawn in resamples(counts_KI.shape[1], times)], 1)
+    return [percentiles(scores.tolist()) for scores in _scores(drawn_KS)]
+
+
+def _counted(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], longest: int
+) -> tuple[list[str], Floats]:
+    """What BLEU adds up over items: right n-grams and all of them by n, and the two lengths."""
     ids = aligned("BLEU", candidates, references)
     corpus = Corpus.of(ids, candidates, references)
     lengths = corpus.length_C.tolist()
@@ -45,31 +81,29 @@ def bleu(
     ]
     right_NI = [_clipped(grams, corpus) for grams in count_ngrams(corpus, longest)]
     said_NI = [[max(0, length - n) for length in length_I] for n in range(longest)]
-    each = {
-        key: _score([r[i] for r in right_NI], [s[i] for s in said_NI], length_I[i], closest_I[i])
-        for i, key in enumerate(ids)
-    }
-    whole = _score(
-        [sum(r) for r in right_NI], [sum(s) for s in said_NI], sum(length_I), sum(closest_I)
-    )
-    return whole, each
+    return ids, np.array([*right_NI, *said_NI, length_I, closest_I], dtype=np.float64)
 
 
-def _clipped(grams: Grams, corpus: Corpus) -> list[int]:
+def _clipped(grams: Grams, corpus: Corpus) -> list[float]:
     """For each item, how many of its candidate's n-grams a reference grants."""
     own_M, their_M = shared(grams, corpus)
     granted_P = np.zeros_like(grams.count_P)
     np.maximum.at(granted_P, own_M, grams.count_P[their_M])
     clipped_P = np.minimum(granted_P, grams.count_P)  # a reference's own pairs are granted nothing
     items = int(corpus.item_C[-1]) + 1
-    counts: list[int] = np.bincount(corpus.item_C[grams.caption_P], clipped_P, items).tolist()
-    return [int(count) for count in counts]
+    counts: list[float] = np.bincount(corpus.item_C[grams.caption_P], clipped_P, items).tolist()
+    return counts
 
 
-def _score(right_N: Sequence[int], said_N: Sequence[int], length: int, closest: int) -> list[float]:
-    product, scores = 1.0, []
-    for n, (right, said) in enumerate(zip(right_N, said_N, strict=True), 1):
-        product *= (right + _ABOVE) / (said + _BELOW)
-        scores.append(product ** (1 / n))
-    ratio = (length + _ABOVE) / (closest + _BELOW)
-    return [s * math.exp(1 - 1 / ratio) for s in scores] if ratio < 1 else scores
+def _scores(counts_KS: Floats) -> Floats:
+    """Scores (N, S) of S sets of items from their added-up counts."""
+    *counts_MS, length_S, closest_S = counts_KS
+    half = len(counts_MS) // 2
+    product_S = np.ones_like(length_S)
+    scores = []
+    for n, (right_S, said_S) in enumerate(zip(counts_MS[:half], counts_MS[half:], strict=True), 1):
+        product_S = product_S * ((right_S + _ABOVE) / (said_S + _BELOW))
+        scores.append(product_S ** (1 / n))
+    ratio_S = (length_S + _ABOVE) / (closest_S + _BELOW)
+    short_S = np.where(ratio_S < 1, np.exp(1 - 1 / np.minimum(1.0, ratio_S)), 1.0)
+    return np.stack(scores) * short_S

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -19,12 +20,34 @@ def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
         n: of how many; with none the interval is (0, 1).
         z: quantile; 95 % by default.
     """
-    if n == 0:
-        return 0.0, 1.0
-    rate, zz = hits / n, z * z
+    return _score_interval(hits / n, n, z) if n else (0.0, 1.0)
+
+
+def _score_interval(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
+    zz = z * z
     centre = (rate + zz / (2 * n)) / (1 + zz / n)
     half = z / (1 + zz / n) * math.sqrt(rate * (1 - rate) / n + zz / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share_interval(mean: float, error: float, clusters: int) -> tuple[float, float]:
+    """95 % interval of a mean of shares, from its standard error; it stays between 0 and 1.
+
+    Wilson's, for as many independent questions as would have that error (Franco and others,
+    "Comparative study of confidence intervals for proportions in complex sample surveys", 2019).
+    With many questions it is the normal interval; with few, or near 0 and 1, that one would leave
+    the scale, or have no width at all.
+
+    Args:
+        mean: 0 to 1.
+        error: its standard error. Where it is 0, because all say the same, the number of
+            clusters stands for the number of questions.
+        clusters: how many independent groups of questions there are.
+    """
+    rate = min(1.0, max(0.0, mean))  # a sum of floats may be a hair outside
+    variance, square = rate * (1 - rate), error * error
+    worth = variance / square if square > 0 and variance > 0 else float(clusters)
+    return _score_interval(rate, worth)
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -55,16 +78,21 @@ def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> fl
 def mean_interval(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float]:
-    """95 % interval of a mean: normal, with clustered errors if questions share media.
+    """95 % interval of a mean of shares (0 to 1), within that scale.
 
-    Rates of independent hits and misses have Wilson's interval instead.
+    Independent hits and misses have Wilson's. Shares, and questions that show the same media,
+    have it for the number of questions that their error is worth: see :func:`share_interval`.
+
+    Args:
+        values: 0 to 1 each, at least one.
+        clusters: what each question's media are.
     """
-    shared = clusters is not None and len(set(clusters)) < len(values)
+    groups = len(set(clusters)) if clusters is not None else len(values)
+    shared = clusters is not None and groups < len(values)
     if not shared and all(v in (0, 1) for v in values):
         return wilson(int(sum(values)), len(values))
-    mean = sum(values) / len(values)
     error = clustered_error(values, clusters) if clusters and shared else standard_error(values)
-    return mean - Z95 * error, mean + Z95 * error
+    return share_interval(sum(values) / len(values), error, groups)
 
 
 def bootstrap_interval(
@@ -82,9 +110,35 @@ def bootstrap_interval(
     """
     import numpy as np
 
-    array, drawing = np.asarray(values, dtype=float), np.random.default_rng(seed)
-    means = [array[drawing.integers(len(array), size=len(array))].mean() for _ in range(times)]
-    low, high = np.percentile(means, (2.5, 97.5))
+    array = np.asarray(values, dtype=float)
+    means = [float(drawn @ array) / len(array) for drawn in resamples(len(array), times, seed)]
+    return percentiles(means)
+
+
+def resamples(items: int, times: int = 1000, seed: int = 0) -> Iterator[Any]:
+    """How often each item is drawn, with replacement, in each of some resamples.
+
+    Args:
+        items: how many there are.
+        times: how many resamples.
+        seed: of the drawing.
+
+    Yields:
+        counts (items,), as float64.
+    """
+    import numpy as np
+
+    drawing = np.random.default_rng(seed)
+    for _ in range(times):
+        drawn = drawing.integers(items, size=items)
+        yield np.bincount(drawn, minlength=items).astype(np.float64)
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """Where the middle 95 % of resampled values lie."""
+    import numpy as np
+
+    low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 

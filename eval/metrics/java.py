@@ -1,16 +1,20 @@
 """METEOR, SPICE and Java's own tokens, through ``pycocoevalcap`` and a Java program.
 
 They are not rewritten here: METEOR 1.5 and SPICE are defined by their jars. SPICE also needs two
-jars of CoreNLP 3.6, which the package would fetch from the network; nothing here lets it.
+jars of CoreNLP 3.6.0, which no package brings: ``pycocoevalcap`` has a program that fetches them
+from Stanford, and nothing here calls it unasked.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,20 @@ from onellm.errors import BadInput, MissingExtra
 from onellm.eval.metrics.captions import aligned
 
 PACKAGE, EXTRA = "pycocoevalcap", "java"
-_SPICE_JAR = Path("spice", "lib", "stanford-corenlp-3.6.0.jar")
+_SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+_SPICE_FOLDER = Path("spice", "lib")
+_GET_JAVA = "Install a Java runtime, 8 or newer (Debian: apt install default-jre-headless)"
+_GET_SPICE = (
+    f"python -m {PACKAGE}.spice.get_stanford_models fetches both from Stanford "
+    "(stanford-corenlp-full-2015-12-09.zip); or put them there by hand"
+)
+# SPICE's cache reads private fields of Java's own classes, which newer versions refuse unless told
+# otherwise (github.com/tylin/coco-caption/issues/59); Java 8 does not know the variable.
+_OPENED = "JDK_JAVA_OPTIONS"
+_OPENS = " ".join(
+    f"--add-opens=java.base/java.{part}=ALL-UNNAMED"
+    for part in ("lang", "math", "util", "util.concurrent", "net", "nio", "text", "io")
+)
 # Line ends to the Java tokenizer, which keeps lines apart, but not to the package that reads them.
 _LINE_ENDS = re.compile("[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -29,15 +46,21 @@ def missing(metric: str = "meteor") -> str:
     Args:
         metric: ``meteor`` or ``spice``.
     """
+    return _lack(metric)[0]
+
+
+def _lack(metric: str) -> tuple[str, str]:
+    """What a metric lacks, and what to do about it."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None:
-        return f"{PACKAGE} is not installed (pip install 'onellm[{EXTRA}]')"
+        return f"{PACKAGE} is not installed (pip install 'onellm[{EXTRA}]')", ""
     if shutil.which("java") is None:
-        return "no program 'java' on the path"
-    folders = found.submodule_search_locations or []
-    if metric == "spice" and not any((Path(f) / _SPICE_JAR).is_file() for f in folders):
-        return f"no {_SPICE_JAR.name} and its models in {PACKAGE}/{_SPICE_JAR.parent}"
-    return ""
+        return "no program 'java' on the path", _GET_JAVA
+    if metric == "spice":
+        folder = Path(next(iter(found.submodule_search_locations or [""]))) / _SPICE_FOLDER
+        if gone := [jar for jar in _SPICE_JARS if not (folder / jar).is_file()]:
+            return f"no {' and no '.join(gone)} in {folder}", _GET_SPICE
+    return "", ""
 
 
 def _part(module: str, name: str, metric: str = "meteor") -> Any:
@@ -49,10 +72,30 @@ def _part(module: str, name: str, metric: str = "meteor") -> Any:
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise MissingExtra(PACKAGE, EXTRA)
-    if lack := missing(metric):
-        hint = "Install Java 8 to 17; SPICE also needs CoreNLP 3.6.0. Or leave these metrics out."
-        raise BadInput(metric, expected="Java and the metric's jars", found=lack, hint=hint)
+    lack, hint = _lack(metric)
+    if lack:
+        expected = "Java and the metric's jars"
+        hint = f"{hint}. Or leave {metric.upper()} out."
+        raise BadInput(metric.upper(), expected=expected, found=lack, hint=hint)
     return getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)()
+
+
+@contextmanager
+def _java(metric: str) -> Iterator[None]:
+    """Run a Java program where newer versions of Java let it, and say so when it fails."""
+    before = os.environ.get(_OPENED)
+    os.environ[_OPENED] = f"{before} {_OPENS}" if before else _OPENS
+    try:
+        yield
+    except (subprocess.CalledProcessError, OSError, ValueError) as error:
+        hint = "What Java said stands above. Java 8 and 11 are known to work."
+        where, expected = metric.upper(), "scores of its Java program"
+        raise BadInput(where, expected=expected, found=str(error), hint=hint) from error
+    finally:
+        if before is None:
+            del os.environ[_OPENED]
+        else:
+            os.environ[_OPENED] = before
 
 
 def _listed(
@@ -92,10 +135,26 @@ def meteor(
 def spice(
     candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> tuple[float, dict[str, float]]:
-    """SPICE of captions as they were written; see :func:`meteor`."""
+    """SPICE of captions as they were written.
+
+    The program takes 8 GB of memory at most, and keeps parses in a cache in the package's folder,
+    which has to be writable.
+
+    Args:
+        candidates: caption by item id.
+        references: true captions by item id, at least one each.
+
+    Returns:
+        the mean over items, and the score of each (0 to 1).
+
+    Raises:
+        MissingExtra: ``pycocoevalcap`` is not installed.
+        BadInput: there is no Java or no CoreNLP 3.6.0, or the program failed.
+    """
     ids = aligned("SPICE", candidates, references)
     scorer = _part("spice.spice", "Spice", "spice")
-    corpus, each = scorer.compute_score(*_listed(ids, candidates, references))
+    with _java("spice"):
+        corpus, each = scorer.compute_score(*_listed(ids, candidates, references))
     # The package goes through the items in alphabetical order.
     found = dict(zip(sorted(ids), (float(item["All"]["f"]) for item in each), strict=True))
     return float(corpus), {key: found[key] for key in ids}

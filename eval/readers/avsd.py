@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onellm.errors import BadInput
 from onellm.eval.annotations import Entry, read_json
+
+_TURN = re.compile(r"_\d+$")
 
 
 def read(
@@ -17,23 +20,20 @@ def read(
     """Yield the last question of each dialogue.
 
     Args:
-        files: ``dialogs``, and ``references`` in COCO's caption form, whose image ids are the
-            dialogues' places in the first file.
+        files: ``dialogs``, and ``references`` in COCO's caption form. Their images are named
+            after the videos, with or without the number of a turn (``7UPGT_10``); without names
+            they are in the dialogues' order, from whatever number.
         history: put the earlier turns in front of the question.
         summary: put the video's caption and summary in front of everything.
 
     Raises:
         BadInput: a dialogue without references.
     """
-    references: dict[Any, list[str]] = defaultdict(list)
-    for record in read_json(files["references"])["annotations"]:
+    data, dialogs = read_json(files["references"]), read_json(files["dialogs"])["dialogs"]
+    references: dict[int, list[str]] = defaultdict(list)
+    for record in data["annotations"]:
         references[int(record["image_id"])].append(record["caption"])
-    ids = _ids(read_json(files["references"]))
-    for number, dialog in enumerate(read_json(files["dialogs"])["dialogs"]):
-        key = ids.get(dialog["image_id"], number + 1)
-        if key not in references:
-            expected = f"references of dialogue {number + 1} ({dialog['image_id']})"
-            raise BadInput(files["references"], expected=expected, found="none")
+    for dialog, key in zip(dialogs, _keys(data, references, dialogs, files), strict=True):
         yield Entry(
             id=str(key),
             target=references[key],
@@ -42,10 +42,30 @@ def read(
         )
 
 
-def _ids(data: Mapping[str, Any]) -> dict[str, int]:
-    """The references' number of each video, where the file names them."""
-    named = (image for image in data.get("images", ()) if image.get("name"))
-    return {str(image["name"]): int(image["id"]) for image in named}
+def _keys(
+    data: Mapping[str, Any],
+    references: Mapping[int, Any],
+    dialogs: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Path],
+) -> list[int]:
+    """The references' number of each dialogue: by name where there are names, else by place."""
+    named = {
+        str(image["name"]): int(image["id"])
+        for image in data.get("images", ())
+        if image.get("name") and int(image["id"]) in references
+    }
+    if not named:
+        if len(references) != len(dialogs):
+            expected = f"references of {len(dialogs)} dialogues"
+            raise BadInput(files["references"], expected=expected, found=f"of {len(references)}")
+        return sorted(references)
+    # A name is a video's, or the video's and the number of the turn that is asked for.
+    named = {_TURN.sub("", name): key for name, key in named.items()} | named
+    for dialog in dialogs:
+        if dialog["image_id"] not in named:
+            expected = f"references of {dialog['image_id']}"
+            raise BadInput(files["references"], expected=expected, found="none")
+    return [named[dialog["image_id"]] for dialog in dialogs]
 
 
 def _asked(dialog: Mapping[str, Any], history: bool, summary: bool) -> str:

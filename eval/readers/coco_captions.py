@@ -14,7 +14,8 @@ from onellm.eval.annotations import Entry, read_json
 def read(files: Mapping[str, Path], meta: Sequence[str] = ()) -> Iterator[Entry]:
     """Yield one entry per image (or whatever the file calls an image), with all its captions.
 
-    Every key of an image can be used in templates; ``stem`` is its file name without suffix.
+    Every key of an image can be used in templates; ``basename`` is its file name without folders,
+    ``stem`` that without suffix.
 
     Args:
         files: ``captions``.
@@ -35,6 +36,9 @@ def read(files: Mapping[str, Path], meta: Sequence[str] = ()) -> Iterator[Entry]
         yield Entry(
             id=str(key),
             target=captions[key],
-            values={**image, "file_name": name, "stem": Path(name).stem},
+            values={
+                **{**image, "file_name": name},
+                **{"basename": Path(name).name, "stem": Path(name).stem},
+            },
             meta={"item": key, **{name: image.get(name, "") for name in meta}},
         )

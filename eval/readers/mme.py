@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onellm.errors import BadInput
 from onellm.eval.annotations import Entry
+from onellm.eval.metrics.mme import COGNITION, PERCEPTION
 
 _PICTURES = (".jpg", ".png", ".jpeg")
 
@@ -26,7 +27,8 @@ def read(files: Mapping[str, Path]) -> Iterator[Entry]:
     root = files["folder"]
     if not root.is_dir():
         raise BadInput(root, expected="a folder with one folder per subtask", found="none")
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for name in sorted((*PERCEPTION, *COGNITION)):
+        folder = root / name  # beside other things, such as the authors' eval_tool
         texts = folder / "questions_answers_YN"
         for text in sorted((texts if texts.is_dir() else folder).glob("*.txt")):
             yield from _pair(root, folder, text)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from onellm.eval.annotations import Entry, read_json
 
+FRAMES_PER_SECOND = {12: 15.0}
+"""Dimensions whose stretches are counted in frames (the data set's DATASET.md); all others have
+seconds."""
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 
@@ -23,7 +26,9 @@ def read(files: Mapping[str, Path], kinds: tuple[str, ...] = ("image", "video"))
         if record["data_type"] not in kinds:
             continue
         number = record["question_type_id"]
-        begin, end = record.get("segment") or (None, None)
+        rate = FRAMES_PER_SECOND.get(number, 1.0)
+        segment = record.get("segment")
+        begin, end = [place / rate for place in segment] if segment else (None, None)
         yield Entry(
             id=str(record["question_id"]),
             target=record["answer"],

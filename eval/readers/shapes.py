@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from onellm.errors import BadInput
 from onellm.eval.annotations import Entry
 
 
-def read(files: Mapping[str, Path], split: str = "test", pattern: str = "*.off") -> Iterator[Entry]:
+def read(
+    files: Mapping[str, Path],
+    split: str = "test",
+    suffixes: Sequence[str] = (".off", ".npy"),
+) -> Iterator[Entry]:
     """Yield shapes class by class; the folders' names are the classes.
 
     Args:
         files: ``folder``, which holds ``<class>/<split>/<file>``.
         split: ``train`` or ``test``.
-        pattern: of the files' names.
+        suffixes: of the files; others are left out.
 
     Raises:
         BadInput: no such folder, or no class in it.
@@ -25,7 +29,8 @@ def read(files: Mapping[str, Path], split: str = "test", pattern: str = "*.off")
     if not classes:
         raise BadInput(root, expected=f"folders <class>/{split}", found="none")
     for name in classes:
-        for path in sorted((root / name / split).glob(pattern)):
+        files_of = (root / name / split).iterdir()
+        for path in sorted(path for path in files_of if path.suffix in suffixes):
             yield Entry(
                 id=path.stem,
                 target=name,

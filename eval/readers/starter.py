@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from onellm.eval.annotations import Entry
@@ -17,6 +18,8 @@ def read(
     control_items: int = 100,
 ) -> Iterator[Entry]:
     """Yield one kind of question about every sample; see :mod:`onellm.eval.starter`.
+
+    Modalities take turns, so that the first questions are about all of them.
 
     Args:
         files: ``folder`` of shards.
@@ -34,4 +37,9 @@ def read(
     known = {name: get_modality(name) for name in names}
     samples = read_folder(files["folder"], split, known, names)
     prompts = {name: modality.caption_prompt for name, modality in known.items()}
-    yield from starter_entries(samples, task, prompts, seed=seed, control_items=control_items)
+    found = starter_entries(samples, task, prompts, seed=seed, control_items=control_items)
+    by_modality: dict[str, list[Entry]] = {}
+    for entry in found:
+        by_modality.setdefault(entry.meta["modality"], []).append(entry)
+    for round_ in zip_longest(*by_modality.values()):
+        yield from (entry for entry in round_ if entry is not None)

@@ -112,7 +112,8 @@ def captions(
     ``spice``, ``spider``, ``sentence_bleu_1`` to ``_4``, ``sentence_rouge_1``, ``_2``, ``_l``. By
     subset: the primary metric on the subset alone (as separate runs of the official scorer), and
     under ``KEY, weights of all`` the mean of the items' scores in the whole set. Intervals are
-    1000-fold bootstraps over items, with the n-gram weights of the whole set.
+    1000-fold bootstraps over items, with the n-gram weights of the whole set; METEOR, whose counts
+    stay in its Java program, has none.
     """
     _check(metrics, optional, tokens)
     texts = _read(records, tokens, avsd_filter)
@@ -138,7 +139,7 @@ def captions(
         parsed=parsed,
         unparsed=sum(text is None for text in parsed),
         groups=_subsets(records, texts, primary, samples, subsets, wanted),
-        intervals=_intervals(each),
+        intervals=_intervals(each) | (_bleu_intervals(texts) if "bleu" in wanted else {}),
         empty=count_empty(records),
         notes=tuple(notes),
     )
@@ -205,6 +206,13 @@ def _intervals(each: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float
         low, high = bootstrap_interval(list(values.values()))
         intervals[name] = (100 * low, 100 * high)
     return intervals
+
+
+def _bleu_intervals(captions: _Captions) -> dict[str, tuple[float, float]]:
+    from onellm.eval.metrics.bleu import bleu_intervals
+
+    found = enumerate(bleu_intervals(*captions.tokens), 1)
+    return {f"bleu_{n}": (100 * low, 100 * high) for n, (low, high) in found}
 
 
 def _subsets(

@@ -32,8 +32,9 @@ def mmvet(records: Records) -> Score:
     given = [[str(grade) for grade in each if grade is not None] for each in grades]
     parsed = [" ".join(texts) or None for texts in given]
     others = {"repeat_std": pstdev(totals)}
+    notes = _judges(records)
     return _with_capabilities(
-        records, accuracy(records, samples, parsed, metric="mmvet", others=others)
+        records, accuracy(records, samples, parsed, metric="mmvet", others=others, notes=notes)
     )
 
 
@@ -75,7 +76,7 @@ def object_judge(records: Records) -> Score:
     samples: list[float | None] = [fmean(each) if each else None for each in valid]
     parsed = [" ".join("T" if g else "F" for g in each) or None for each in valid]
     replies = [grade for each in valid for grade in each]
-    result = accuracy(records, samples, parsed, metric="judged")
+    result = accuracy(records, samples, parsed, metric="judged", notes=_judges(records))
     judged = 100 * fmean(replies) if replies else 0.0
     asked = sum(map(len, grades))
     result.metrics.update(judged=judged, judged_all=100 * sum(replies) / asked)
@@ -99,6 +100,12 @@ def object_match(records: Records) -> Score:
         samples.append(float(same_object(record["answer"], truth)))
         parsed.append(head_noun(record["answer"]) or None)
     return accuracy(records, samples, parsed, metric="object_match")
+
+
+def _judges(records: Records) -> tuple[str, ...]:
+    """Who graded, and by which prompt: a number without them compares with nothing."""
+    judges = sorted({str(r["graded_by"]) for r in records if r.get("graded_by")})
+    return tuple(f"Graded by {judge}." for judge in judges)
 
 
 def _grades(record: Record) -> Sequence[float | None]:

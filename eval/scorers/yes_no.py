@@ -8,9 +8,12 @@ from dataclasses import replace
 
 from onellm.errors import BadInput
 from onellm.eval.metrics import mme as mme_metric
-from onellm.eval.metrics.intervals import Z95, standard_error
+from onellm.eval.metrics.intervals import share_interval, standard_error
 from onellm.eval.scorers.accuracy import accuracy, media_of, meta_of, percent, target_of
 from onellm.eval.scorers.registry import Records, Score, scorer
+
+MOST = 200.0
+"""Points of a subtask at most."""
 
 
 @scorer("mme")
@@ -60,7 +63,9 @@ def _mme_intervals(
     for name, subtasks in parts.items():
         there = [worth[s] for s in subtasks if s in worth]
         if there:
-            total = sum(sum(values) / len(values) for values in there)
-            half = Z95 * sum(standard_error(values) ** 2 for values in there) ** 0.5
-            intervals[name] = (total - half, total + half)
+            most = MOST * len(there)
+            total = sum(sum(values) / len(values) for values in there) / most
+            error = sum(standard_error(values) ** 2 for values in there) ** 0.5 / most
+            low, high = share_interval(total, error, sum(map(len, there)))
+            intervals[name] = (most * low, most * high)
     return intervals
