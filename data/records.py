@@ -54,6 +54,14 @@ class Records(Protocol):
         """
         ...
 
+    def outline(self, index: int) -> Record:
+        """A record in which files that lie in the table may be empty; cheaper to read.
+
+        Raises:
+            BadInput: as of the record itself.
+        """
+        ...
+
 
 class TextRecords:
     """Records of a text file, found by where they begin and end.
@@ -93,6 +101,8 @@ class TextRecords:
             found = f"a {type(record).__name__}"
             raise BadInput(f"{self.path}, record {index}", expected="an object", found=found)
         return record
+
+    outline = __getitem__  # files lie beside the table
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_map": None}  # each process maps the file itself
@@ -217,10 +227,11 @@ class ArrowRecords:
         name: for error messages.
     """
 
-    uniform = True
-
     def __init__(self, table: Any, name: str) -> None:
         self.table, self.name = _undecoded(table), name
+        self.rows = self.table.with_format("arrow")
+        # Where a cell may be empty, records differ in what they have.
+        self.uniform = not any(column.null_count for column in self.table.data.columns)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -230,6 +241,28 @@ class ArrowRecords:
             return dict(self.table[int(index)])
         except (OSError, ValueError) as error:
             raise BadInput(f"{self.name}, record {index}", **_unreadable(error)) from error
+
+    def outline(self, index: int) -> Record:
+        """A record whose bytes are not copied out of the table."""
+        try:
+            row = self.rows[int(index)]
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{self.name}, record {index}", **_unreadable(error)) from error
+        return {name: _in_outline(row[name].combine_chunks()) for name in row.column_names}
+
+
+def _in_outline(column: Any) -> Any:
+    """The value of a column of one row, with ``b"-"`` in place of bytes."""
+    import pyarrow
+
+    kind, value = column.type, column[0]
+    if not value.is_valid:
+        return None
+    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+        return b"-"
+    if pyarrow.types.is_struct(kind):
+        return {field.name: _in_outline(column.field(field.name)) for field in kind}
+    return value.as_py()
 
 
 def _undecoded(table: Any) -> Any:

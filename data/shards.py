@@ -8,9 +8,10 @@ and ``answer``), each of them optional.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from onellm.data.faults import Faults
 from onellm.data.sample import Sample
 from onellm.data.tars import Shard, read_meta
 from onellm.errors import BadInput
@@ -44,6 +45,7 @@ def read_folder(
     split: str,
     modalities: Mapping[str, Modality],
     names: Iterable[str] | None = None,
+    faults: Faults | None = None,
 ) -> dict[str, list[Sample]]:
     """Read the samples of a split, media still encoded as in their files.
 
@@ -52,6 +54,7 @@ def read_folder(
         split: ``"train"`` or ``"test"``.
         modalities: known modalities by name.
         names: which to read; None reads every known modality that the folder has.
+        faults: policy for broken samples; the first is an error if left out.
 
     Returns:
         samples by modality name, in the order of the shards.
@@ -68,32 +71,41 @@ def read_folder(
             expected=", ".join(f"{n}-{split}.tar" for n in missing or modalities),
             found=", ".join(path.name for path in shards.values()),
         )
-    return {name: read_shard(shards[name], modalities[name]) for name in wanted}
+    return {name: read_shard(shards[name], modalities[name], faults) for name in wanted}
 
 
-def read_shard(path: str | Path, modality: Modality) -> list[Sample]:
+def read_shard(path: str | Path, modality: Modality, faults: Faults | None = None) -> list[Sample]:
     """Read one tar of one modality.
+
+    Args:
+        path: the tar.
+        modality: of its media.
+        faults: policy for samples without a readable ``.json`` or without a medium; the first is
+            an error if left out.
 
     Returns:
         samples with one medium each; a caption, where there is one, is their only turn, and the
         parsed ``.json`` is their ``meta``.
 
     Raises:
-        BadInput: the tar is missing, broken or empty, a sample has no ``.json`` or no medium, or
-            two samples have one id.
+        BadInput: the tar is missing, broken or empty, a sample has no ``.json`` or no medium (by
+            the policy), or two samples have one id.
     """
-    samples = [_sample(Path(path), *record, modality) for record in _records(Path(path))]
+    shard, faults = Shard(Path(path)), faults or Faults()
+
+    def read(index: int) -> Sample:
+        return _sample(Path(path), *shard.read(index), modality)
+
+    places = range(len(shard.entries))
+    samples = [sample for _, sample in faults.each(read, places, modality.name)]
+    if not samples:
+        found = f"{len(places)} broken ones"
+        raise BadInput(path, expected="a readable sample", found=found)
     name, times = Counter(sample.id for sample in samples).most_common(1)[0]
     if times > 1:  # signals and frozen features are kept by id
         found = f"{times} samples with the id {name!r}"
         raise BadInput(path, expected="samples with different ids", found=found)
     return samples
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Keys and members, all in memory."""
-    shard = Shard(path)
-    return map(shard.read, range(len(shard.entries)))
 
 
 def _sample(path: Path, key: str, files: dict[str, bytes], modality: Modality) -> Sample:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -114,6 +114,30 @@ class Shelf:
         now = time.time_ns()  # finer than what the system takes for now
         os.utime(file, ns=(now, now))
         return file
+
+    def count(self, place: str, count: Callable[[Path], int]) -> int:
+        """A number found in a fetched file, which is kept when the file makes room for others.
+
+        Args:
+            place: the address.
+            count: finds it; one process of a machine does, once.
+
+        Raises:
+            BadInput: it cannot be fetched, or ``count`` refuses it.
+        """
+        digest = hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / f".{digest}.count"
+        with (self.folder / f".{digest}.counting").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                return int(note.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = count(self.path(place))
+            temporary = note.with_suffix(".tmp")
+            temporary.write_text(str(found), encoding="utf-8")
+            temporary.replace(note)
+        return found
 
     def _fetch(self, place: str, file: Path) -> None:
         from webdataset.gopen import gopen

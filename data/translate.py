@@ -84,10 +84,15 @@ class Translator:
         return Sample(name, tuple(media), turns, meta, tuple(texts[1:]))
 
     def group(self, record: Record) -> str:
-        """Modalities of a record joined by ``+``, or ``"text"``; cheaper than the sample."""
+        """Modalities of a record joined by ``+``, or ``"text"``; cheaper than the sample.
+
+        Raises:
+            BadInput: media in a form nobody knows.
+        """
         record = self._named(record)
         if "media" in record:
-            names = [str(entry[0]) for entry in record["media"]]
+            listed = check_listed(record["media"], "a record", self.modalities)
+            names = [kind for kind, _ in listed]
         else:
             names = [modality.name for modality, _ in self._claims(record)]
         return "+".join(dict.fromkeys(names)) or "text"
@@ -150,17 +155,10 @@ class Translator:
 
     def _listed(self, entries: Any, name: str) -> list[tuple[str, Source]]:
         """Media in our own form: ``[["audio", "a.wav"], ["imu", {"data": "b.npy", …}]]``."""
-        media = []
-        for entry in entries:
-            if not (isinstance(entry, list | tuple) and len(entry) == 2):
-                expected = 'pairs such as ["MODALITY", "FILE"] under "media"'
-                raise BadInput(name, expected=expected, found=repr(entry)[:60])
-            kind, value = entry
-            if kind not in self.modalities:
-                known = ", ".join(self.modalities)
-                raise BadInput(name, expected=f"one of {known}", found=f"the modality {kind!r}")
-            media.append((kind, self._nested(value, f"{name}{self.modalities[kind].suffixes[0]}")))
-        return media
+        return [
+            (kind, self._nested(value, f"{name}{self.modalities[kind].suffixes[0]}"))
+            for kind, value in check_listed(entries, name, self.modalities)
+        ]
 
     def _nested(self, value: Any, name: str) -> Source:
         if isinstance(value, list | tuple):
@@ -261,6 +259,32 @@ def _role_and_text(turn: Any, name: str) -> tuple[str, str]:
         return str(turn[0]).lower(), str(turn[1])
     expected = "turns such as {'from': 'human', 'value': '…'}"
     raise BadInput(name, expected=expected, found=repr(turn)[:60])
+
+
+def check_listed(
+    entries: Any, name: str, modalities: Mapping[str, Modality]
+) -> list[tuple[str, Any]]:
+    """Media in our own form, as pairs of modality and source.
+
+    Args:
+        entries: ``[["audio", "a.wav"], …]``.
+        name: of the sample, for error messages.
+        modalities: known modalities by name.
+
+    Raises:
+        BadInput: another form, or an unknown modality.
+    """
+    listed = []
+    for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        if not (isinstance(entry, list | tuple) and len(entry) == 2):
+            expected = 'pairs such as ["MODALITY", "FILE"] under "media"'
+            raise BadInput(name, expected=expected, found=repr(entry)[:60])
+        kind, value = entry
+        if not isinstance(kind, str) or kind not in modalities:
+            known = ", ".join(modalities)
+            raise BadInput(name, expected=f"one of {known}", found=f"the modality {kind!r}")
+        listed.append((kind, value))
+    return listed
 
 
 def check_declared(name: str, modalities: Mapping[str, Modality]) -> None:

@@ -13,6 +13,7 @@ from tiny_runs import picture, recording
 
 from onellm.config import parse
 from onellm.data.datasets import Collection, DatasetConfig, mixture, open_dataset
+from onellm.data.lists import outline
 from onellm.data.order import Order
 from onellm.data.records import open_text
 from onellm.data.sample import Sample
@@ -215,6 +216,22 @@ def test_parquet(tmp_path, modalities):
         assert [s.turns[1][1] for s in samples] == ["0", "1", "2"]
         signal = modalities["image"].load(samples[1].media[0][1])
         assert signal.shape == (3, 28, 28)
+
+
+def test_parquet_with_records_that_have_no_picture(tmp_path, modalities):
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"image": {"bytes": picture(i), "path": None} if i % 2 else None, "caption": f"{i}"}
+        for i in range(4)
+    ]
+    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    table.to_parquet(str(tmp_path / "a.parquet"))
+    made = opened(tmp_path, modalities, path="a.parquet")
+    assert {group: len(own) for group, own in made.groups.items()} == {"text": 2, "image": 2}
+    samples = made.groups["image"]
+    text, whole = outline(samples, 1), samples[1]
+    assert (text.id, text.turns) == (whole.id, whole.turns)
+    assert len(whole.media[0][1].data) > len(text.media[0][1].data) == 1
 
 
 @pytest.mark.parametrize(

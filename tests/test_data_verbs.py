@@ -92,7 +92,7 @@ def test_check_of_bare_data(place):
     assert counts_of(text, "shards/image") == [8, 0, 0, 0, 0]
     assert counts_of(text, "shards/imu") == [6, 0, 0, 0, 0]
     text = onellm("check", str(place / "mixed.json"), code=1)
-    assert "texts were not measured" in text
+    assert "texts were not measured in tokens" in text
     assert "error: " in onellm("check", str(place / "gone.json"), code=2)
     assert "Did you mean" in onellm("check", str(place / "run.yaml"), "data.max_token=3", code=2)
 
@@ -107,7 +107,28 @@ def test_stats_tell_lengths_and_padding(place, tmp_path):
     assert "####" in text
     assert "padding in passes of 2" in text
     assert png.read_bytes()[:4] == b"\x89PNG"
-    assert "no text tokenizer" in onellm("stats", str(place / "mixed.json"), code=2)
+    text = onellm("stats", str(place / "mixed.json"))
+    assert "texts in words, not tokens: no text tokenizer: name one with --model" in text
+    # BOS, "What?", "That.", EOS, and 30 queries in two tags; and one answer of 60 words.
+    assert counts_of(text, "image") == [4, 3 * 36 + 94, 36, 36, 94, 94, 94]
+
+
+def test_check_tells_what_targets_leave_out(place, tmp_path):
+    shards = write_shards(tmp_path / "shards")
+    with tarfile.open(shards / "imu-train.tar") as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
+    members[3] = (members[3][0], b"no json")
+    write_tar(shards / "imu-train.tar", members)
+    (tmp_path / "run.yaml").write_text(
+        (place / "run.yaml").read_text().replace(str(place / "mixed.json"), "unused.json")
+    )
+    text = onellm(
+        *("check", str(tmp_path / "run.yaml"), f"data.folder={shards}", "data.targets={closed: 1}"),
+        code=1,
+    )
+    assert counts_of(text, "imu/closed") == [5, 0, 0, 0, 0]
+    assert counts_of(text, "(left out)") == [1, 0, 1, 0, 0]
+    assert "imu01.json: expected valid JSON" in text
 
 
 def test_convert_leaves_out_what_is_gone(place, tmp_path):
