@@ -45,7 +45,9 @@ def main() -> None:
     torch.set_num_threads(1)  # what one core does
     folder = Path(options.folder) if options.folder else starter_folder()
     modalities = modalities_of(options.size)
-    samples = read_folder(folder, "train", modalities, options.modalities)
+    # Each is read from its shard beforehand: decoding is measured here, shards below.
+    read = read_folder(folder, "train", modalities, options.modalities)
+    samples = {name: list(found) for name, found in read.items()}
     rows = []
     for name, found in samples.items():
         rows.append(measure(modalities[name], found, options.seconds))
@@ -99,7 +101,7 @@ def rate(calls: Iterator[Callable[[], Any]], seconds: float) -> float:
 
 
 def rates(runs: Mapping[str, Iterator[Callable[[], Any]]], seconds: float) -> dict[str, float]:
-    """Median rates of several ways to do a thing, in turns: a stall in one of them is no verdict."""
+    """Median rates of several ways to do a thing, in turns, so that a stall is no verdict."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, calls in runs.items():

@@ -117,8 +117,8 @@ class DatasetConfig(StrictModel):
 
     @model_validator(mode="after")
     def _has_a_path(self) -> Self:
-        if not self.paths:
-            raise ValueError("path: give at least one")
+        if not all(self.paths) or not self.paths:
+            raise ValueError("path: expected a file, a folder or an address; found nothing")
         return self
 
 
@@ -157,8 +157,8 @@ class RecordSamples(Sequence[Sample]):
             return {}
         if self.records.uniform:
             # One record tells of all, if it can be read.
-            found = filter(None, map(self._group, self.rows.tolist()))
-            return {next(found, "text"): self}
+            group = next(filter(None, map(self._group, self.rows.tolist())), "")
+            return {group or self.translator.group(self.records.outline(int(self.rows[0]))): self}
         groups: dict[str, list[int]] = {}
         for row in self.rows.tolist():
             groups.setdefault(self._group(row), []).append(row)

@@ -40,7 +40,7 @@ def pieces_of(samples: Sequence[Sample]) -> tuple[int, ...]:
     return tuple(getattr(samples, "pieces", ()))
 
 
-class _List(Sequence[Sample]):
+class SampleList(Sequence[Sample]):
     """A list that reads a sample through :meth:`_read`, whole or in outline."""
 
     def __getitem__(self, index: Any) -> Any:
@@ -60,7 +60,7 @@ def _get(samples: Sequence[Sample], index: int, whole: bool) -> Sample:
     return samples[index] if whole else outline(samples, index)
 
 
-class Joined(_List):
+class Joined(SampleList):
     """Several lists one behind the other.
 
     Args:
@@ -94,7 +94,7 @@ def joined(parts: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
-class WithoutMedia(_List):
+class WithoutMedia(SampleList):
     """The texts of samples alone.
 
     Args:
@@ -111,7 +111,7 @@ class WithoutMedia(_List):
         return replace(outline(self.samples, index), media=())
 
 
-class Targeted(_List):
+class Targeted(SampleList):
     """Samples with their turns set for a target.
 
     Args:

@@ -95,7 +95,7 @@ class TextRecords:
         begin, end = self.spans_N2[index].tolist()
         try:
             record = self.parse(self._map[begin:end])
-        except (ValueError, csv.Error) as error:
+        except (ValueError, csv.Error, RecursionError) as error:
             raise BadInput(f"{self.path}, record {index}", **_unreadable(error)) from error
         if not isinstance(record, dict):
             found = f"a {type(record).__name__}"
@@ -131,9 +131,8 @@ def open_text(path: Path, kind: str) -> TextRecords:
         raise BadInput(path, expected=f"a {kind} file", found="an empty one")
     if kind == "csv":
         header, delimiter = _header(path, data)
-        spans = _csv_spans(data, delimiter)
         row = partial(_row, header=header, delimiter=delimiter)
-        return TextRecords(path, _array(spans), row, uniform=True)
+        return TextRecords(path, _array(_csv_spans(path, data, delimiter)), row, uniform=True)
     spans = _line_spans(data) if kind == "jsonl" else _element_spans(path, data)
     return TextRecords(path, _array(spans), json.loads)
 
@@ -163,7 +162,7 @@ def _element_spans(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
     while text[at : at + 1] != "]":
         try:
             _, end = decoder.raw_decode(text, at)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(path, expected="valid JSON", found=f"{error}") from error
         yield at + shift, end + shift
         at = _skip(text, end)
@@ -184,14 +183,17 @@ def _header(path: Path, data: bytes) -> tuple[list[str], str]:
     """Titles of a table's columns, and what separates them: a tab if there is one."""
     first = data.split(b"\n", 1)[0].decode("utf-8-sig", "replace").rstrip("\r")
     delimiter = "\t" if "\t" in first else ","
-    titles = next(csv.reader([first], delimiter=delimiter))
+    try:
+        titles = next(csv.reader([first], delimiter=delimiter))
+    except csv.Error:  # line ends of a lone CR
+        titles = []
     if len(titles) < 2:
         expected = "a header line of two or more columns, separated by tabs or commas"
         raise BadInput(path, expected=expected, found=repr(first[:60]))
     return titles, delimiter
 
 
-def _csv_spans(data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
+def _csv_spans(path: Path, data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
     """Rows of a table; a quoted cell may hold line ends."""
     at = 0
 
@@ -204,10 +206,15 @@ def _csv_spans(data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
     reader = csv.reader(lines(), delimiter=delimiter)
     next(reader)
     begin = at
-    for cells in reader:
-        if cells:
-            yield begin, at
-        begin = at
+    try:
+        for cells in reader:
+            if cells:
+                yield begin, at
+            begin = at
+    except csv.Error as error:
+        found = f"{error} in the row that begins at line {data[:begin].count(10) + 1}"
+        hint = "A quotation mark that is never closed takes in all rows behind it."
+        raise BadInput(path, expected="rows of a table", found=found, hint=hint) from error
 
 
 def _row(line: bytes, header: list[str], delimiter: str) -> Record:

@@ -8,10 +8,11 @@ and ``answer``), each of them optional.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from onellm.data.faults import Faults
+from onellm.data.lists import SampleList
 from onellm.data.sample import Sample
 from onellm.data.tars import Shard, read_meta
 from onellm.errors import BadInput
@@ -46,8 +47,8 @@ def read_folder(
     modalities: Mapping[str, Modality],
     names: Iterable[str] | None = None,
     faults: Faults | None = None,
-) -> dict[str, list[Sample]]:
-    """Read the samples of a split, media still encoded as in their files.
+) -> dict[str, Sequence[Sample]]:
+    """Find the samples of a split, media still encoded as in their files.
 
     Args:
         folder: folder of shards.
@@ -74,8 +75,30 @@ def read_folder(
     return {name: read_shard(shards[name], modalities[name], faults) for name in wanted}
 
 
-def read_shard(path: str | Path, modality: Modality, faults: Faults | None = None) -> list[Sample]:
-    """Read one tar of one modality.
+class ShardSamples(SampleList):
+    """The samples of a tar of one modality; media are read when they are asked for.
+
+    Args:
+        shard: the tar.
+        modality: of its media.
+        places: which of its samples.
+    """
+
+    def __init__(self, shard: Shard, modality: Modality, places: Sequence[int]) -> None:
+        self.shard, self.modality, self.places = shard, modality, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def _read(self, index: int, *, whole: bool) -> Sample:
+        key, files = self.shard.read(self.places[index], media=whole)
+        return _sample(self.shard.path, key, files, self.modality)
+
+
+def read_shard(
+    path: str | Path, modality: Modality, faults: Faults | None = None
+) -> Sequence[Sample]:
+    """Find the samples of one tar of one modality; their texts are gone through.
 
     Args:
         path: the tar.
@@ -92,20 +115,15 @@ def read_shard(path: str | Path, modality: Modality, faults: Faults | None = Non
             the policy), or two samples have one id.
     """
     shard, faults = Shard(Path(path)), faults or Faults()
-
-    def read(index: int) -> Sample:
-        return _sample(Path(path), *shard.read(index), modality)
-
-    places = range(len(shard.entries))
-    samples = [sample for _, sample in faults.each(read, places, modality.name)]
-    if not samples:
-        found = f"{len(places)} broken ones"
-        raise BadInput(path, expected="a readable sample", found=found)
-    name, times = Counter(sample.id for sample in samples).most_common(1)[0]
+    every = ShardSamples(shard, modality, range(len(shard.entries)))
+    ids = {n: one.id for n, one in faults.each(every.outline, every.places, modality.name)}
+    if not ids:
+        raise BadInput(path, expected="a readable sample", found=f"{len(every)} broken ones")
+    name, times = Counter(ids.values()).most_common(1)[0]
     if times > 1:  # signals and frozen features are kept by id
         found = f"{times} samples with the id {name!r}"
         raise BadInput(path, expected="samples with different ids", found=found)
-    return samples
+    return ShardSamples(shard, modality, list(ids))
 
 
 def _sample(path: Path, key: str, files: dict[str, bytes], modality: Modality) -> Sample:

@@ -107,8 +107,14 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.entries = path, index_tar(path)
-        self._file: int = os.open(path, os.O_RDONLY)
+        self.__setstate__((path, index_tar(path)))
+
+    def __getstate__(self) -> tuple[Path, list[Entry]]:
+        return self.path, self.entries  # each process opens the file itself
+
+    def __setstate__(self, state: tuple[Path, list[Entry]]) -> None:
+        self.path, self.entries = state
+        self._file: int = os.open(self.path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -242,7 +248,7 @@ def read_meta(name: str, data: bytes) -> dict[str, Any]:
     """
     try:
         meta = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(name, expected="valid JSON", found=f"{error}") from error
     if not isinstance(meta, dict):
         raise BadInput(name, expected="a JSON object", found=type(meta).__name__)

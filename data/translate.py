@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onellm.data.records import Record
 from onellm.data.sample import Sample
 from onellm.errors import BadInput, ConfigError
@@ -161,10 +163,8 @@ class Translator:
         ]
 
     def _nested(self, value: Any, name: str) -> Source:
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and not _is_numbers(value):
             return tuple(self._nested(part, name) for part in value)
-        if isinstance(value, dict) and "data" in value:
-            return value | {"data": self._nested(value["data"], name)}
         return self.locate(value, name)
 
     def locate(self, value: Any, name: str) -> Source:
@@ -172,8 +172,11 @@ class Translator:
 
         Args:
             value: a path, bytes, ``{"bytes": …, "path": …}``, ``{"array": …, "sampling_rate": …}``,
-                or whatever else a modality reads.
+                ``{"data": …}`` with facts, numbers, or an object that the modality reads.
             name: file name for bytes that come without one.
+
+        Raises:
+            BadInput: nothing, or a number where a file is to stand.
         """
         if isinstance(value, str):
             return str(self.folder / value)
@@ -186,6 +189,16 @@ class Translator:
             return str(self.folder / str(value["path"]))
         if isinstance(value, Mapping) and "array" in value:
             return {"data": value["array"], "rate_hz": value.get("sampling_rate")}
+        if isinstance(value, Mapping) and "data" in value:
+            return {**value, "data": self._nested(value["data"], name)}
+        if _is_numbers(value):
+            try:
+                return np.asarray(value, dtype=np.float32)
+            except ValueError as error:
+                raise BadInput(name, expected="rows of numbers", found=f"{error}") from error
+        if value is None or isinstance(value, bool | int | float | Mapping):
+            expected = "a file, its bytes, numbers, or a mapping with 'bytes', 'path' or 'array'"
+            raise BadInput(name, expected=expected, found=repr(value)[:60])
         return value
 
     # -- text -----------------------------------------------------------------------------
@@ -239,13 +252,22 @@ class Translator:
 
 def _each(record: Record, fields: tuple[str, ...]) -> list[Record]:
     """A record for each medium where fields hold lists of files."""
-    counts = {len(record[f]) for f in fields if isinstance(record[f], list | tuple)}
-    if not counts:
-        return [record]
-    return [
-        record | {f: record[f][i] for f in fields if isinstance(record[f], list | tuple)}
-        for i in range(min(counts))
+    several = [
+        f for f in fields if isinstance(record[f], list | tuple) and not _is_numbers(record[f])
     ]
+    if not several:
+        return [record]
+    count = min(len(record[f]) for f in several)
+    return [record | {f: record[f][i] for f in several} for i in range(count)]
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether a value is a list of numbers, or of such lists: a signal, not several files."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return True
+    return False
 
 
 def _role_and_text(turn: Any, name: str) -> tuple[str, str]:

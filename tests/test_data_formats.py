@@ -237,6 +237,9 @@ def test_parquet_with_records_that_have_no_picture(tmp_path, modalities):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.csv", "caption,url\ra,b\r", "a header line of two or more columns"),
+        ("a.csv", 'caption,url\na,b\n"' + "x\n" * 70_000, "row that begins at line 3"),
+        ("a.json", "[" * 3000, "valid JSON"),
         ("a.json", "", "an empty one"),
         ("a.json", '{"a": 1}', "expected a JSON list"),
         ("a.json", '[{"a": 1}', "cut off"),
@@ -252,6 +255,33 @@ def test_bad_files_are_refused(tmp_path, modalities, name, text, message):
         (tmp_path / name).write_text(text)
     with pytest.raises((BadInput, ConfigError), match=message):
         opened(tmp_path, modalities, path=name)
+
+
+def test_numbers_in_a_record_are_a_signal(tmp_path, modalities):
+    x_TC = np.random.default_rng(0).standard_normal((50, 6)).round(3)
+    records = [
+        {"imu": x_TC.tolist(), "caption": "walking"},
+        {"imu": {"data": x_TC.tolist(), "rate_hz": 50}, "caption": "walking"},
+        {"media": [["imu", x_TC.tolist()]], "caption": "walking"},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    np.save(tmp_path / "a.npy", x_TC)
+    samples = only(opened(tmp_path, modalities, path="a.json"))
+    imu = modalities["imu"]
+    plain = imu.load(str(tmp_path / "a.npy"))
+    slow = imu.load({"data": str(tmp_path / "a.npy"), "rate_hz": 50})
+    for sample, signal in zip(samples, (plain, slow, plain), strict=True):
+        ((name, source),) = sample.media
+        assert name == "imu"
+        assert (imu.load(source) - signal).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("value", ["5", "{}", '["a.png", null]', "true", "[[1, 2], [3]]"])
+def test_what_is_no_file_is_named_by_its_record(tmp_path, modalities, value):
+    (tmp_path / "a.jsonl").write_text(f'{{"id": "x", "image": {value}, "caption": "y"}}')
+    (samples,) = opened(tmp_path, modalities, path="a.jsonl").groups.values()
+    with pytest.raises(BadInput, match="a/x#0"):
+        samples[0]
 
 
 def test_bad_records_name_file_and_place(tmp_path, modalities):

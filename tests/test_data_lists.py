@@ -260,7 +260,7 @@ def test_a_shard_that_cannot_be_fetched_is_a_broken_sample(tmp_path, modalities)
     (tmp_path / "far" / names[0]).unlink()
     skip = Faults(FaultConfig(policy="skip", share=1.0))
     loader = loader_of(made, modalities, faults=skip)
-    with pytest.raises(BadInput, match=rf"{names[0]}: expected a file that can be fetched"):
+    with pytest.raises(BadInput, match=r"-000000\.tar: expected a file that can be fetched"):
         list(loader_of(made, modalities).steps(0, 3, rank=0, world=1, per_device=8))
     list(loader.steps(0, 3, rank=0, world=1, per_device=8))
     assert dict(skip.by_modality) == {"image+depth": skip.total}

@@ -78,7 +78,7 @@ def open_data(
     faults = faults or Faults(config.faults)
     if not config.datasets:
         samples = read_samples(config, modalities, names, faults)
-        return Drawn(*build_parts(config, modalities, samples, faults), dict(samples))
+        return Drawn(*build_parts(config, modalities, samples, faults), samples)
     shelf = shelf_of(config)
     collections = [open_dataset(one, modalities, shelf, faults) for one in config.datasets]
     parts, kept = mixture(collections, media=config.media)
@@ -121,8 +121,8 @@ def read_samples(
     modalities: Mapping[str, Modality],
     names: Sequence[str],
     faults: Faults | None = None,
-) -> dict[str, list[Sample]]:
-    """Read the samples of a folder of shards.
+) -> dict[str, Sequence[Sample]]:
+    """Find the samples of a folder of shards.
 
     Args:
         config: where they are.
