@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from onellm.config import StrictModel
 from onellm.data.faults import Faults
-from onellm.data.lists import WithoutMedia, by_target, joined, pieces_of
+from onellm.data.lists import SampleList, WithoutMedia, by_target, joined, pieces_of
 from onellm.data.order import Part
 from onellm.data.records import (
     SUFFIXES,
@@ -122,7 +122,7 @@ class DatasetConfig(StrictModel):
         return self
 
 
-class RecordSamples(Sequence[Sample]):
+class RecordSamples(SampleList):
     """The samples of a table of records.
 
     Args:
@@ -140,16 +140,10 @@ class RecordSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _read(self, index: int, *, whole: bool) -> Sample:
         row = int(self.rows[index])
-        return self.translator.sample(self.records[row], row)
-
-    def outline(self, index: int) -> Sample:
-        """See :func:`onellm.data.lists.outline`."""
-        row = int(self.rows[index])
-        return self.translator.sample(self.records.outline(row), row)
+        record = self.records[row] if whole else self.records.outline(row)
+        return self.translator.sample(record, row)
 
     def by_group(self) -> dict[str, RecordSamples]:
         """The same samples, apart by the modalities of their media."""

@@ -7,6 +7,7 @@ hold, and ``pieces``, the numbers of samples of the files it is made of.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,8 +53,9 @@ class SampleList(Sequence[Sample]):
         """See :func:`outline`."""
         return self._read(index, whole=False)
 
+    @abstractmethod
     def _read(self, index: int, *, whole: bool) -> Sample:
-        raise NotImplementedError
+        """A sample, or its outline."""
 
 
 def _get(samples: Sequence[Sample], index: int, whole: bool) -> Sample:

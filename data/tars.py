@@ -18,6 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from onellm.data.lists import SampleList
 from onellm.data.sample import Sample
 from onellm.data.translate import Translator, check_listed
 from onellm.errors import BadInput
@@ -135,7 +136,7 @@ class Shard:
         return entry.key, files
 
 
-class TarSamples(Sequence[Sample]):
+class TarSamples(SampleList):
     """The samples of several shards.
 
     Args:
@@ -198,20 +199,11 @@ class TarSamples(Sequence[Sample]):
         self._open.move_to_end(number)
         return self._open[number]
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._read(index, media=True)
-
-    def outline(self, index: int) -> Sample:
-        """See :func:`onellm.data.lists.outline`: of the shard, texts alone are read."""
-        return self._read(index, media=False)
-
-    def _read(self, index: int, *, media: bool) -> Sample:
+    def _read(self, index: int, *, whole: bool) -> Sample:
         number = bisect_right(self._ends, index)
         place = index - (self._ends[number] - self.sizes[number])
         opened, shard = self._shard(number), self.shards[number]
-        key, files = opened.read(place % len(opened.entries), media=media)
+        key, files = opened.read(place % len(opened.entries), media=whole)
         # The whole path: shards of several folders often have the same names.
         return self._sample(f"{self.name}/{shard}/{key}", f"{shard}/{key}", files)
 

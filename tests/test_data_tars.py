@@ -174,6 +174,35 @@ def test_fetched_shards_and_their_listing(tmp_path, modalities):
         opened(f"file://{tmp_path}/far/none.tar", modalities, shelf)
 
 
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("pipe:echo x; exit 3", "its command ended with code 3"),
+        ("http://127.0.0.1:9/a.tar", "no connection"),
+        ("s3://bucket/a.tar", "its command ended with code"),
+        ("zzz://bucket/a.tar", "no gopen handler"),
+    ],
+)
+def test_what_cannot_be_fetched_says_why(tmp_path, monkeypatch, place, found):
+    """A cut-off stream is no file either."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name, line in (("curl", "exit 7"), ("aws", "exit 255")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho half a file; {line}\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(BadInput, match=found) as error:
+        Shelf(tmp_path / "shelf").path(place)
+    assert "curl'," not in str(error.value)
+    assert not [p for p in (tmp_path / "shelf").iterdir() if not p.name.endswith(".lock")]
+
+
+def test_buckets_are_read_with_their_own_tool(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "aws").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "aws").chmod(0o755)
+    file = Shelf(tmp_path / "shelf").path("s3://bucket/a b.tar")
+    assert file.read_text() == "s3 cp s3://bucket/a b.tar -\n"
+
+
 def test_the_shelf_makes_room(tmp_path):
     for i in range(4):
         (tmp_path / f"{i}.tar").write_bytes(b"x" * 1000)

@@ -110,7 +110,7 @@ def test_stats_tell_lengths_and_padding(place, tmp_path):
     text = onellm("stats", str(place / "mixed.json"))
     assert "texts in words, not tokens: no text tokenizer: name one with --model" in text
     # BOS, "What?", "That.", EOS, and 30 queries in two tags; and one answer of 60 words.
-    assert counts_of(text, "image") == [4, 3 * 36 + 94, 36, 36, 94, 94, 94]
+    assert counts_of(text, "image") == [4, 3 * 36 + 95, 36, 36, 95, 95, 95]
 
 
 def test_check_tells_what_targets_leave_out(place, tmp_path):
