@@ -152,22 +152,22 @@ def build_parts(
         BadInput: by the policy.
         ConfigError: a target that no sample has, or a modality without any target.
     """
+    shares: dict[str, float] = {str(target): share for target, share in config.targets.items()}
     parts: list[Part] = []
     kept: list[Sequence[Sample]] = []
     for name, found in samples.items():
         prompt = modalities[name].caption_prompt
-        lists = by_target(found, list(config.targets), prompt, faults, name)
+        lists = by_target(found, list(shares), prompt, faults, name)
         if not lists:
-            raise ConfigError(f"data: no sample of {name} has any of {list(config.targets)}")
-        share = sum(config.targets[target] for target in lists)  # type: ignore[index]
+            raise ConfigError(f"data: no sample of {name} has any of {list(shares)}")
+        whole = sum(shares[target] for target in lists)
         for target, made in lists.items():
             size = len(found) if config.balance == "size" else 1
-            weight = config.targets[target] / share * size  # type: ignore[index]
-            weight *= config.weights.get(name, 1.0)
+            weight = shares[target] / whole * size * config.weights.get(name, 1.0)
             group = name if config.media else "text"
             parts.append(Part(f"{name}/{target}", group, len(made), weight))
             kept.append(made if config.media else WithoutMedia(made))
-    unused = set(config.targets) - {part.name.split("/")[1] for part in parts}
+    unused = set(shares) - {part.name.split("/")[1] for part in parts}
     if unused:
         raise ConfigError(f"data.targets: no sample has {', '.join(sorted(unused))}")
     return parts, kept
