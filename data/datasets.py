@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 from onellm.config import StrictModel
 from onellm.data.faults import Faults
 from onellm.data.lists import SampleList, WithoutMedia, by_target, joined, pieces_of
+from onellm.data.loader import group_of
 from onellm.data.order import Part
 from onellm.data.records import (
     SUFFIXES,
@@ -152,14 +153,16 @@ class RecordSamples(SampleList):
         if self.records.uniform:
             # One record tells of all, if it can be read.
             group = next(filter(None, map(self._group, self.rows.tolist())), "")
-            return {group or self.translator.group(self.records.outline(int(self.rows[0]))): self}
+            return {group or group_of(self.outline(0)): self}
         groups: dict[str, list[int]] = {}
         for row in self.rows.tolist():
             groups.setdefault(self._group(row), []).append(row)
         # Broken records go where most are: whoever draws one will hear of it, or take the next.
         broken = groups.pop("", [])
-        most = max(groups, key=lambda group: len(groups[group]), default="text")
-        groups[most] = sorted([*groups.get(most, []), *broken])
+        if not groups:
+            groups[group_of(self.outline(0))] = []  # raises, and tells what is wrong with the first
+        most = max(groups, key=lambda group: len(groups[group]))
+        groups[most] = sorted([*groups[most], *broken])
         return {
             group: RecordSamples(self.records, self.translator, np.array(rows))
             for group, rows in groups.items()

@@ -17,7 +17,7 @@ from onellm.data.lists import outline
 from onellm.data.loader import Encode, medium_key
 from onellm.data.sample import Sample
 from onellm.data.workers import in_processes
-from onellm.errors import BadInput, ConfigError
+from onellm.errors import BadInput
 from onellm.modality import Modality
 from onellm.prompts import encode_example
 from onellm.registry import get_modality, modality_classes
@@ -125,14 +125,14 @@ class Look:
 
     Args:
         part: index of its list.
-        modalities: of its media.
+        modalities: of its media; None where it cannot be read.
         tokens: positions it takes in the LLM, media included; 0 where it has no text.
         learned: supervised tokens.
         faults: what is wrong with it.
     """
 
     part: int
-    modalities: tuple[str, ...]
+    modalities: tuple[str, ...] | None
     tokens: int = 0
     learned: int = 0
     faults: tuple[Fault, ...] = ()
@@ -167,7 +167,7 @@ class Surveyor:
             sample = self.parts[part][index] if self.media else outline(self.parts[part], index)
         except BadInput as error:
             fault = Fault("broken", f"#{index}", str(error))
-            return Look(part, (), faults=(fault,))
+            return Look(part, None, faults=(fault,))
         faults = list(self._media(sample)) if self.media else []
         tokens = learned = 0
         try:
@@ -240,6 +240,7 @@ class Survey:
 
     Args:
         names: of its lists.
+        groups: the modalities of each list, for samples that cannot be read.
         samples: how many there are, by list and modalities.
         faulty: samples with each kind of fault, by list and modalities.
         tokens: positions of each sample, by modalities.
@@ -248,6 +249,7 @@ class Survey:
     """
 
     names: Sequence[str]
+    groups: Sequence[str]
     samples: Counter[tuple[str, str]] = field(default_factory=Counter)
     faulty: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tokens: dict[str, list[int]] = field(default_factory=dict)
@@ -256,7 +258,9 @@ class Survey:
 
     def add(self, look: Look) -> None:
         """Count one look."""
-        group = "+".join(dict.fromkeys(look.modalities)) or "text"
+        group = self.groups[look.part]
+        if look.modalities is not None:
+            group = "+".join(dict.fromkeys(look.modalities)) or "text"
         name = self.names[look.part]
         self.samples[name, group] += 1
         for kind in {fault.kind for fault in look.faults}:
@@ -293,6 +297,7 @@ class Survey:
 
 def survey(
     names: Sequence[str],
+    groups: Sequence[str],
     surveyor: Surveyor,
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
@@ -301,13 +306,12 @@ def survey(
 
     Args:
         names: of the surveyor's lists.
+        groups: their modalities.
         surveyor: looks.
         workers: processes that share the work.
         advance: called after each sample.
     """
-    if len(names) != len(surveyor.parts):
-        raise ConfigError(f"{len(names)} names for {len(surveyor.parts)} lists")
-    found = Survey(names)
+    found = Survey(names, groups)
     for look in surveyor.looks(workers):
         found.add(look)
         advance()

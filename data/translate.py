@@ -79,6 +79,8 @@ class Translator:
         name = f"{self.name}/{said}#{index}" if said else f"{self.name}/#{index}"
         media, used = self._media(record, name)
         texts = self._texts(record, name)
+        if not media:
+            self._check_file(record, name)
         turns = (("assistant", texts[0]),) if texts else self._turns(record, name)
         if self.describe and texts and media:
             turns = (("user", self.modalities[media[-1][0]].caption_prompt), *turns)
@@ -97,7 +99,20 @@ class Translator:
             names = [kind for kind, _ in listed]
         else:
             names = [modality.name for modality, _ in self._claims(record)]
+        if not names:
+            self._check_file(record, "a record")
         return "+".join(dict.fromkeys(names)) or "text"
+
+    def _check_file(self, record: Record, name: str) -> None:
+        """Refuse a caption of a file when nobody says of which modality the file is."""
+        field = next((field for field in FILES if is_there(record, field)), None)
+        if field is not None and is_there(record, CAPTIONS[0]):
+            raise BadInput(
+                name,
+                expected=f"the modality of the file under {field!r}",
+                found="none",
+                hint="Set 'modality' of the data set (--modality).",
+            )
 
     def _named(self, record: Record) -> Record:
         """The record under our field names, with what is derived from other fields."""

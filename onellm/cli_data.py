@@ -273,6 +273,7 @@ class _Asked:
         self.faults = Faults(FaultConfig(policy="skip", share=1.0) if skip else None)
         drawn = open_data(data, self.reading.modalities, names, self.faults)
         self.names = [part.name for part in drawn.parts]
+        self.groups = [part.group for part in drawn.parts]
         self.parts: Sequence[Sequence[Sample]] = drawn.kept
 
 
@@ -298,7 +299,7 @@ def _survey(asked: _Asked, max_tokens: int, media: bool, workers: int, title: st
     with watch() as progress:
         progress.phase(title, sum(map(len, asked.parts)))
         surveyor = Surveyor(asked.parts, asked.reading, max_tokens=max_tokens, media=media)
-        found = survey(asked.names, surveyor, workers, progress.advance)
+        found = survey(asked.names, asked.groups, surveyor, workers, progress.advance)
     for fault in asked.faults.take():
         found.add_left_out(fault.modality, fault.file, fault.message)
     return found

@@ -257,6 +257,17 @@ def test_bad_files_are_refused(tmp_path, modalities, name, text, message):
         opened(tmp_path, modalities, path=name)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_captions_of_files_need_a_modality(tmp_path, modalities, name):
+    """They would be learned without the files, as texts alone."""
+    rows = "caption,url\na dog,a.png\na cat,b.png\n"
+    lines = '{"caption": "a dog", "url": "a.png"}\n'
+    (tmp_path / name).write_text(rows if name == "a.csv" else lines)
+    with pytest.raises(BadInput, match=r"a/#0: .* under 'url'.*Set 'modality'"):
+        opened(tmp_path, modalities, path=name)
+    assert list(opened(tmp_path, modalities, path=name, modality="image").groups) == ["image"]
+
+
 def test_numbers_in_a_record_are_a_signal(tmp_path, modalities):
     x_TC = np.random.default_rng(0).standard_normal((50, 6)).round(3)
     records = [

@@ -154,6 +154,13 @@ def test_files_that_are_gone_stop_the_copy_or_are_left_out(tmp_path, modalities)
     assert faults.total == 1
 
 
+@pytest.mark.parametrize("path", ["/etc/passwd", "a\0b.png", "x" * 5000 + ".png"])
+def test_only_files_of_the_modality_are_copied(tmp_path, modalities, path):
+    samples = [Sample("x", (("image", path),), ())]
+    with pytest.raises(BadInput, match="a file of image"):
+        convert([samples], modalities, tmp_path / "a")
+
+
 def test_fetched_shards_and_their_listing(tmp_path, modalities):
     convert([own_samples(tmp_path)], modalities, tmp_path / "far", megabytes=0.01)
     shelf = Shelf(tmp_path / "shelf", gigabytes=1)

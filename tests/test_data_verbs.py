@@ -113,6 +113,13 @@ def test_stats_tell_lengths_and_padding(place, tmp_path):
     assert counts_of(text, "image") == [4, 3 * 36 + 95, 36, 36, 95, 95, 95]
 
 
+def test_check_counts_unreadable_records_where_they_are(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.jsonl").write_text('{"image": "a.png", "caption": "x"}\n{bad\n{"image": 5}\n')
+    text = onellm("check", str(tmp_path / "a.jsonl"), code=1)
+    assert counts_of(text, "a/image") == [3, 0, 2, 0, 0]
+
+
 def test_check_tells_what_targets_leave_out(place, tmp_path):
     shards = write_shards(tmp_path / "shards")
     with tarfile.open(shards / "imu-train.tar") as tar:
