@@ -43,7 +43,8 @@ class FaultConfig(StrictModel):
     Attributes:
         policy: ``"raise"`` stops at the first; ``"skip"`` counts it and takes the next sample.
         share: with ``"skip"``, the share of broken samples above which the run stops. Judged
-            over at least 100 reads, so that one broken file of the first ten is no verdict.
+            over at least 100 reads, so that one broken file of the first ten is no verdict; of
+            samples that are all gone through before the first step, among these.
     """
 
     policy: Literal["raise", "skip"] = "raise"

@@ -203,7 +203,8 @@ class Translator:
         if isinstance(value, Mapping) and value.get("path"):
             return str(self.folder / str(value["path"]))
         if isinstance(value, Mapping) and "array" in value:
-            return {"data": value["array"], "rate_hz": value.get("sampling_rate")}
+            data = self._nested(value["array"], name)
+            return {"data": data, "rate_hz": value.get("sampling_rate")}
         if isinstance(value, Mapping) and "data" in value:
             return {**value, "data": self._nested(value["data"], name)}
         if _is_numbers(value):

@@ -287,6 +287,16 @@ def test_numbers_in_a_record_are_a_signal(tmp_path, modalities):
         assert (imu.load(source) - signal).abs().max() < 1e-5
 
 
+def test_sound_in_a_record(tmp_path, modalities):
+    x_T = np.sin(np.arange(8000) / 10).round(4)
+    record = {"audio": {"array": x_T.tolist(), "sampling_rate": 16_000}, "caption": "a tone"}
+    (tmp_path / "a.json").write_text(json.dumps([record]))
+    (sample,) = only(opened(tmp_path, modalities, path="a.json"))
+    signal = modalities["audio"].load(sample.media[0][1])
+    want = modalities["audio"].load({"data": x_T, "rate_hz": 16_000})
+    assert (signal - want).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("value", ["5", "{}", '["a.png", null]', "true", "[[1, 2], [3]]"])
 def test_what_is_no_file_is_named_by_its_record(tmp_path, modalities, value):
     (tmp_path / "a.jsonl").write_text(f'{{"id": "x", "image": {value}, "caption": "y"}}')
