@@ -98,7 +98,14 @@ class Faults:
         """How many reads were broken."""
         return sum(self.by_file.values())
 
-    def read(self, read: Callable[[int], T], index: int, size: int, modality: str) -> T:
+    def read(
+        self,
+        read: Callable[[int], T],
+        index: int,
+        size: int,
+        modality: str,
+        beyond: Callable[[int], int] = lambda index: index + 1,
+    ) -> T:
         """Read a sample, or under ``"skip"`` the next one that can be read.
 
         Args:
@@ -106,16 +113,17 @@ class Faults:
             index: the sample wanted.
             size: number of samples; the one after the last is the first.
             modality: under whose name a broken sample is counted.
+            beyond: index of a broken sample → where to go on.
 
         Raises:
             BadInput: under ``"raise"`` the first broken sample; under ``"skip"`` too large a
                 share of them, or not one sample left.
         """
-        for offset in range(size):
+        for _ in range(size):
             try:
-                return self.attempt(partial(read, (index + offset) % size), modality)
+                return self.attempt(partial(read, index), modality)
             except Skipped:
-                continue
+                index = beyond(index) % size
         raise BadInput(
             f"{modality} data", expected="a readable sample", found=f"{size} broken ones"
         )

@@ -1,8 +1,9 @@
 """Lists of samples over other lists: joined, with other texts, without media.
 
-A list of samples is any sequence of them. It may know two things more, which whoever goes through
-many samples asks for by the functions here: ``outline(index)``, a sample without what its media
-hold, and ``pieces``, the numbers of samples of the files it is made of.
+A list of samples is any sequence of them. It may know three things more, which are asked for by
+functions here: ``outline(index)``, a sample without what its media hold; ``beyond(index)``, where
+to go on behind a sample that cannot be read; and ``pieces``, the numbers of samples of the files it
+is made of.
 """
 
 from __future__ import annotations
@@ -36,6 +37,19 @@ def outline(samples: Sequence[Sample], index: int) -> Sample:
     return own(index) if own is not None else samples[index]
 
 
+def beyond(samples: Sequence[Sample], index: int) -> int:
+    """Where to go on behind a sample that could not be read: the next, or that of the next file.
+
+    Where a whole file is lost, each of its samples has one of the next file to stand in for it,
+    and is one broken sample, not as many as are left in the file.
+
+    Returns:
+        more than ``index``; it may lie behind the end of the list.
+    """
+    own = getattr(samples, "beyond", None)
+    return own(index) if own is not None else index + 1
+
+
 def pieces_of(samples: Sequence[Sample]) -> tuple[int, ...]:
     """Numbers of samples of the files that a list is made of; () if all are within reach."""
     return tuple(getattr(samples, "pieces", ()))
@@ -52,6 +66,10 @@ class SampleList(Sequence[Sample]):
     def outline(self, index: int) -> Sample:
         """See :func:`outline`."""
         return self._read(index, whole=False)
+
+    def beyond(self, index: int) -> int:
+        """See :func:`beyond`."""
+        return index + 1
 
     @abstractmethod
     def _read(self, index: int, *, whole: bool) -> Sample:
@@ -86,9 +104,19 @@ class Joined(SampleList):
             n for part, pieces in zip(self.parts, own, strict=True) for n in pieces or (len(part),)
         )
 
+    def beyond(self, index: int) -> int:
+        """See :func:`beyond`."""
+        part, start = self._part(index)
+        return start + beyond(part, index - start)
+
     def _read(self, index: int, *, whole: bool) -> Sample:
+        part, start = self._part(index)
+        return _get(part, index - start, whole)
+
+    def _part(self, index: int) -> tuple[Sequence[Sample], int]:
+        """The part that holds a sample, and where it begins."""
         number = bisect_right(self._ends, index)
-        return _get(self.parts[number], index - (self._ends[number - 1] if number else 0), whole)
+        return self.parts[number], self._ends[number - 1] if number else 0
 
 
 def joined(parts: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
@@ -108,6 +136,10 @@ class WithoutMedia(SampleList):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def beyond(self, index: int) -> int:
+        """See :func:`beyond`."""
+        return beyond(self.samples, index)
 
     def _read(self, index: int, *, whole: bool) -> Sample:
         return replace(outline(self.samples, index), media=())
@@ -139,6 +171,11 @@ class Targeted(SampleList):
         if not len(ends):
             return ()
         return tuple(np.diff(np.searchsorted(self.places_N2[:, 0], ends), prepend=0).tolist())
+
+    def beyond(self, index: int) -> int:
+        """See :func:`beyond`; the other examples of a sample are passed over, too."""
+        row = beyond(self.samples, int(self.places_N2[index, 0]))
+        return int(np.searchsorted(self.places_N2[:, 0], row))
 
     def _read(self, index: int, *, whole: bool) -> Sample:
         row, which = self.places_N2[index].tolist()

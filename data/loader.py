@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from onellm.data.faults import Fault, Faults
-from onellm.data.lists import outline
+from onellm.data.lists import beyond, outline
 from onellm.data.order import Draw, Order, stable_hash
 from onellm.data.plan import Layout, plan
 from onellm.data.prefetch import prefetch
@@ -274,11 +275,11 @@ class Loader:
     def _read(self, draw: Draw, make: Callable[[Draw], T]) -> tuple[T, list[Fault]]:
         """What is made of a draw or, by the policy, of the next; and what was broken before it."""
         one = Faults(self.faults.config.model_copy(update={"share": 1.0}))
+        samples = self.parts[draw.part]
         made = one.read(
             lambda index: make(replace(draw, index=index)),
-            draw.index,
-            len(self.parts[draw.part]),
-            self.order.parts[draw.part].group,
+            *(draw.index, len(samples), self.order.parts[draw.part].group),
+            beyond=partial(beyond, samples),
         )
         return made, one.found
 

@@ -164,6 +164,7 @@ class TarSamples(SampleList):
         self.shards, self.name, self.translator = list(shards), name, translator
         self.modality, self.fetch = modality, fetch
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._lost: dict[int, BadInput] = {}  # not tried again: fetching may take a minute to fail
         self._exact = [not nominal or s in sizes for s in self.shards]
         self.sizes = [
             sizes[s] if s in sizes else nominal or len(self._shard(n).entries)
@@ -180,24 +181,38 @@ class TarSamples(SampleList):
         return self._ends[-1] if self._ends else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_open": OrderedDict()}  # open files do not travel
+        return vars(self) | {"_open": OrderedDict(), "_lost": {}}  # open files do not travel
+
+    def beyond(self, index: int) -> int:
+        """See :func:`onellm.data.lists.beyond`."""
+        number = bisect_right(self._ends, index)
+        return index + (self.sizes[number] if number in self._lost else 1)
 
     def _shard(self, number: int) -> Shard:
+        if number in self._lost:
+            raise self._lost[number]
         if number not in self._open:
-            shard = Shard(self.fetch(self.shards[number]))
-            wanted = self.sizes[number] if hasattr(self, "sizes") else len(shard.entries)
-            if self._exact[number] and len(shard.entries) != wanted:
-                raise BadInput(
-                    self.shards[number],
-                    expected=f"{wanted} samples, as {LISTING} or an earlier count says",
-                    found=f"{len(shard.entries)}",
-                    hint=f"Mend {LISTING}; counts are in data.shelf, as are old copies.",
-                )
-            self._open[number] = shard
+            try:
+                self._open[number] = self._opened(number)
+            except BadInput as error:
+                self._lost[number] = error
+                raise
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(number)
         return self._open[number]
+
+    def _opened(self, number: int) -> Shard:
+        shard = Shard(self.fetch(self.shards[number]))
+        wanted = self.sizes[number] if hasattr(self, "sizes") else len(shard.entries)
+        if self._exact[number] and len(shard.entries) != wanted:
+            raise BadInput(
+                self.shards[number],
+                expected=f"{wanted} samples, as {LISTING} or an earlier count says",
+                found=f"{len(shard.entries)}",
+                hint=f"Mend {LISTING}; counts are in data.shelf, as are old copies.",
+            )
+        return shard
 
     def _read(self, index: int, *, whole: bool) -> Sample:
         number = bisect_right(self._ends, index)

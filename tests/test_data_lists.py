@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import MODALITIES, tiny_text
 from tiny_runs import description, picture, recording, write_shards, write_tar
@@ -253,16 +254,34 @@ def test_a_number_of_samples_can_be_told(tmp_path, modalities):
     assert every == {f"number {i}" for i in range(12)}
 
 
-def test_a_shard_that_cannot_be_fetched_is_a_broken_sample(tmp_path, modalities):
+def test_each_sample_of_a_lost_shard_is_one_broken_sample(tmp_path, modalities, monkeypatch):
     base, names = far(tmp_path, modalities)
     shelf = Shelf(tmp_path / "shelf")
     made = opened([base + name for name in names], modalities, shelf)
     (tmp_path / "far" / names[0]).unlink()
-    skip = Faults(FaultConfig(policy="skip", share=1.0))
-    loader = loader_of(made, modalities, faults=skip)
+    tried: list[str] = []
+    path = Shelf.path
+    monkeypatch.setattr(Shelf, "path", lambda self, place: tried.append(place) or path(self, place))
     with pytest.raises(BadInput, match=r"-000000\.tar: expected a file that can be fetched"):
         list(loader_of(made, modalities).steps(0, 3, rank=0, world=1, per_device=8))
-    list(loader.steps(0, 3, rank=0, world=1, per_device=8))
-    assert dict(skip.by_modality) == {"image+depth": skip.total}
-    assert skip.total > 0
-    assert all(names[0] in file for file in skip.by_file)
+    for targeted in (False, True):
+        tried.clear()
+        made = opened([base + name for name in names], modalities, shelf)
+        samples = made.groups["image+depth"]
+        lost = samples.sizes[0]
+        if targeted:  # texts were gone through while the shard was there
+            places = np.array([(row, 0) for row in range(len(samples))])
+            made.groups["image+depth"] = Targeted(samples, "caption", "", places)
+        skip = Faults(FaultConfig(policy="skip", share=1.0))
+        loader = loader_of(made, modalities, faults=skip)
+        draws = [draw for n in range(3) for draw in loader.order.global_batch(n)]
+        steps = list(loader.steps(0, 3, rank=0, world=1, per_device=8))
+        # Each draw of the lost shard is one broken sample, and fetching is tried once.
+        gone = [draw.index for draw in draws if draw.index < lost]
+        assert dict(skip.by_modality) == {"image+depth": len(gone)}
+        assert all(names[0] in file for file in skip.by_file)
+        assert sum(names[0] in place for place in tried) == 1
+        # Other samples of the lost shard have other stand-ins.
+        ids = [example.id for step in steps for batch in step for example in batch]
+        stand_ins = {d.index: i for d, i in zip(draws, ids, strict=True) if d.index < lost}
+        assert len(set(stand_ins.values())) == len(stand_ins) > 1
