@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import MODALITIES, tiny_model
 from tiny_runs import description, picture, tiny_config, write_shards, write_tar
 
 from onellm.config import parse
 from onellm.data.datasets import Collection, DatasetConfig, mixture, open_dataset
 from onellm.data.faults import FaultConfig, Faults
+from onellm.data.order import Part
+from onellm.data.sample import Sample
 from onellm.data.streams import Shelf
 from onellm.errors import BadInput
 from onellm.modality import Modality
 from onellm.registry import get_modality
-from onellm.train.broken import forget_later
+from onellm.train.broken import forget_later, gather_faults
 from onellm.train.config import DataConfig
 from onellm.train.engine import Place
 from onellm.train.launch import prepare, run_training
 from onellm.train.metrics import read_metrics
-from onellm.train.mixture import open_data
+from onellm.train.mixture import Drawn, open_data
 
 SKIP = {"policy": "skip", "share": 0.2}
 
@@ -232,6 +235,41 @@ def test_media_that_are_no_list_are_broken_records(tmp_path, modalities, records
     write_tar(tmp_path / "image-0.tar", [("a.png", picture(0)), ("a.json", lines[0].encode())])
     with pytest.raises(BadInput, match=r"MODALITY|one of image, imu"):
         opened(str(tmp_path / "image-0.tar"), modalities).groups["image"][0]
+
+
+def test_what_one_process_set_aside_is_no_share_of_the_reads_of_all():
+    class Two:
+        """Sums with a device that has read 200 samples, one of them broken."""
+
+        def sum(self, own: torch.Tensor) -> torch.Tensor:
+            return own + torch.tensor([200.0, 0.0, 1.0, 0.0])
+
+    def read(index: int) -> int:
+        raise BadInput(f"file{index}", expected="sense", found="none")
+
+    faults = Faults(FaultConfig(policy="skip", share=0.01))
+    list(faults.each(lambda i: read(i) if i < 9 else i, range(1000), "image"))
+    faults.add([], 100)
+    engine: Any = Two()
+    assert gather_faults(engine, faults, ["image", "imu"]) == {"image": 10}
+    faults.add([*faults.found[:3]], 3)
+    with pytest.raises(BadInput, match="found 4 of 303"):
+        gather_faults(engine, faults, ["image", "imu"])
+
+
+def test_texts_are_taken_from_a_few_files_of_many():
+    class Files(list):  # type: ignore[type-arg]
+        pieces = (3,) * 100
+
+    samples = Files(Sample(f"{i}", (), (("assistant", f"{i}"),)) for i in range(300))
+    plain = [Sample(f"{i}", (), (("assistant", f"{i}"),)) for i in range(300)]
+    part = Part("a", "text", 300)
+    drawn = Drawn([part, part], [samples, plain], {})
+    texts = [int(text) for text in drawn.texts(Faults())]
+    of_files, of_plain = texts[:-300], texts[-300:]
+    assert of_plain == list(range(300))
+    assert len(of_files) == 3 * len({i // 3 for i in of_files}) == 45
+    assert max(of_files) > 270
 
 
 def test_lists_of_faults_end_where_a_run_goes_on(tmp_path):

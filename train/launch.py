@@ -139,7 +139,7 @@ def prepare(
         fit_output(
             *(model, stage.fit_output, drawn.samples, reader, before), views=views, seed=config.seed
         )
-    texts = [] if stage.objective == "lm" else drawn.texts(before)
+    texts = drawn.texts(before) if stage.objective == "contrastive" else []
     objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
     loader = _loader(config, model, drawn, reader, faults, place.world)
     _fill_store(config, objective, loader, drawn.samples, before, progress, device)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 from onellm.data.datasets import mixture, open_dataset
 from onellm.data.faults import Faults
-from onellm.data.lists import WithoutMedia, by_target, joined, outline
+from onellm.data.lists import WithoutMedia, by_target, joined, outline, pieces_of
 from onellm.data.order import Part
 from onellm.data.packaged import starter_folder
 from onellm.data.sample import Sample
@@ -20,6 +21,7 @@ from onellm.modality import Modality
 from onellm.train.config import DataConfig
 
 MANY_TEXTS = 20_000
+MANY_FILES = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Drawn:
     samples: dict[str, Sequence[Sample]]
 
     def texts(self, faults: Faults) -> list[str]:
-        """Texts that stand for all: of each part at most 20 000, evenly from its whole.
+        """Texts that stand for all: of each part some 20 000, evenly from its whole.
+
+        Of a part of many files, evenly from :data:`MANY_FILES` of them, since each file may have to
+        be fetched.
 
         Args:
             faults: policy for samples that cannot be read; skipped ones are left out.
@@ -47,13 +52,21 @@ class Drawn:
         """
         found = []
         for part, samples in zip(self.parts, self.kept, strict=True):
-            places = range(0, len(samples), max(1, len(samples) // MANY_TEXTS))
-            read = partial(outline, samples)
+            places, read = _spread(samples), partial(outline, samples)
             said = (sample.turns for _, sample in faults.each(read, places, part.group))
             found += [turns[-1][1] for turns in said if turns]
         if not found:
             raise BadInput("the run's data", expected="samples with a text", found="none")
         return found
+
+
+def _spread(samples: Sequence[Sample]) -> list[int]:
+    """Evenly chosen places of a list, in evenly chosen files of it."""
+    pieces = pieces_of(samples) or (len(samples),)
+    ends = list(accumulate(pieces))
+    files = range(0, len(pieces), max(1, -(-len(pieces) // MANY_FILES)))
+    step = max(1, sum(pieces[n] for n in files) // MANY_TEXTS)
+    return [place for n in files for place in range(ends[n] - pieces[n], ends[n], step)]
 
 
 def open_data(
