@@ -33,7 +33,7 @@ def open_tars(
         translator: knows the modalities.
         shelf: fetches addresses.
         modality: of all media; "" goes by names and members.
-        nominal: about how many samples a shard has whose number is not known.
+        nominal: about how many samples a shard under an address has, if its number is not known.
 
     Returns:
         samples by the modalities of their media.
@@ -51,8 +51,10 @@ def open_tars(
 
     lists: dict[tuple[str, bool], list[str]] = {}
     for shard in shards:
-        if is_address(shard) and shard not in sizes and not nominal:
+        if shard not in sizes and is_address(shard) and not nominal:
             sizes[shard] = shelf.count(shard, lambda path: len(index_tar(path)))
+        elif shard not in sizes and not is_address(shard) and nominal:
+            sizes[shard] = len(index_tar(Path(shard)))  # what is at hand is counted
         group = modality or group_in_name(shard, translator.modalities)
         if group:
             lists.setdefault((group, True), []).append(shard)

@@ -252,6 +252,8 @@ def test_a_number_of_samples_can_be_told(tmp_path, modalities):
     assert len(drawn) < 12  # those of the first shard, several times
     every = {samples[i].turns[0][1] for i in range(len(samples))}
     assert every == {f"number {i}" for i in range(12)}
+    here = opened(str(tmp_path / "far"), modalities, shard_samples=50)
+    assert len(here.groups["image+depth"]) == 12  # what is at hand is counted
 
 
 def test_each_sample_of_a_lost_shard_is_one_broken_sample(tmp_path, modalities, monkeypatch):
