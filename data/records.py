@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from onellm.errors import BadInput, MissingExtra
 
+_LONGEST_ROW = 1 << 20  # bytes
+
 Record = dict[str, Any]
 Format = Literal["auto", "json", "jsonl", "csv", "parquet", "hub", "tar"]
 SUFFIXES: dict[str, Format] = {
@@ -208,6 +210,8 @@ def _csv_spans(path: Path, data: bytes, delimiter: str) -> Iterator[tuple[int, i
     begin = at
     try:
         for cells in reader:
+            if at - begin > _LONGEST_ROW:
+                raise csv.Error(f"more than {_LONGEST_ROW:,} bytes")
             if cells:
                 yield begin, at
             begin = at

@@ -238,7 +238,7 @@ def test_parquet_with_records_that_have_no_picture(tmp_path, modalities):
     ("name", "text", "message"),
     [
         ("a.csv", "caption,url\ra,b\r", "a header line of two or more columns"),
-        ("a.csv", 'caption,url\na,b\n"' + "x\n" * 70_000, "row that begins at line 3"),
+        ("a.csv", 'caption,url\na,b\n"' + "x\n" * 600_000, "row that begins at line 3"),
         ("a.json", "[" * 3000, "valid JSON"),
         ("a.json", "", "an empty one"),
         ("a.json", '{"a": 1}', "expected a JSON list"),
