@@ -60,7 +60,10 @@ def convert(
         BadInput: a file that cannot be read, by the policy.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: expected a new or empty folder; found files in it")
+        raise ConfigError(
+            f"{folder}: expected a new or empty folder; found files in it (of a copy that was cut "
+            "off, if there is no shards.json: remove them)"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     written, faults = Written(), faults or Faults()
     writers: dict[str, _Shards] = {}
@@ -133,11 +136,16 @@ def _encoded(source: Source, modality: Modality) -> tuple[str, bytes]:
     if isinstance(source, Blob):
         return suffix_of(source), source.data
     if isinstance(source, str | Path):
+        expected = f"a file of {modality.name}"
+        if suffix_of(source) not in modality.suffixes:  # nothing else on this machine is copied
+            known = f"{expected} ({', '.join(modality.suffixes)})"
+            raise BadInput(source, expected=known, found=f"a file of type {suffix_of(source)!r}")
         try:
             return suffix_of(source), Path(source).read_bytes()
-        except OSError as error:
-            found = "no such file" if not Path(source).exists() else str(error.strerror)
-            raise BadInput(source, expected=f"a file of {modality.name}", found=found) from error
+        except FileNotFoundError as error:
+            raise BadInput(source, expected=expected, found="no such file") from error
+        except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+            raise BadInput(source, expected=expected, found=f"{error}") from error
     out = io.BytesIO()
     if hasattr(source, "save") and hasattr(source, "size"):  # a Pillow picture
         source.save(out, "PNG")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from onellm.config import StrictModel
+from onellm.data.faults import Faults
+from onellm.data.lists import SampleList, WithoutMedia, by_target, joined, pieces_of
 from onellm.data.loader import group_of
 from onellm.data.order import Part
 from onellm.data.records import (
@@ -23,9 +25,9 @@ from onellm.data.records import (
     open_text,
 )
 from onellm.data.sample import Sample
-from onellm.data.streams import Shelf, find_shards, is_address, listed_sizes
-from onellm.data.targets import Target, examples
-from onellm.data.tars import TarSamples
+from onellm.data.streams import Shelf, is_address
+from onellm.data.tar_sets import open_tars
+from onellm.data.targets import Target
 from onellm.data.translate import Translator, check_declared
 from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
@@ -60,7 +62,11 @@ class DatasetConfig(StrictModel):
         derive: fields made from others, such as the path of a depth map from its picture's.
         describe: ask the modality's caption prompt in front of captions, to tune with them.
         targets: make texts of ``text``, ``label`` and ``qa`` fields: see
-            :data:`onellm.data.targets.Target`. Reads the whole set into memory.
+            :data:`onellm.data.targets.Target`. All texts are gone through at the start.
+        shard_samples: about how many samples a shard has, for addresses without a ``shards.json``:
+            then no shard is fetched before one of its samples is wanted. A shard that has fewer
+            gives some of them twice; of one that has more the rest is not drawn. 0 fetches each
+            shard once on every machine to count it.
         split: of a data set of the hub.
         weight: share of the draws beside other data sets with weights.
         epochs: how often a run of one epoch goes through it; 0.5 for half of it.
@@ -75,6 +81,7 @@ class DatasetConfig(StrictModel):
     derive: dict[str, Derived] = Field(default_factory=dict)
     describe: bool = False
     targets: dict[Target, PositiveFloat] = Field(default_factory=dict)
+    shard_samples: NonNegativeInt = 0
     split: str = "train"
     weight: PositiveFloat | None = None
     epochs: PositiveFloat = 1.0
@@ -111,12 +118,12 @@ class DatasetConfig(StrictModel):
 
     @model_validator(mode="after")
     def _has_a_path(self) -> Self:
-        if not self.paths:
-            raise ValueError("path: give at least one")
+        if not all(self.paths) or not self.paths:
+            raise ValueError("path: expected a file, a folder or an address; found nothing")
         return self
 
 
-class RecordSamples(Sequence[Sample]):
+class RecordSamples(SampleList):
     """The samples of a table of records.
 
     Args:
@@ -134,25 +141,28 @@ class RecordSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _read(self, index: int, *, whole: bool) -> Sample:
         row = int(self.rows[index])
-        return self.translator.sample(self.records[row], row)
+        record = self.records[row] if whole else self.records.outline(row)
+        return self.translator.sample(record, row)
 
     def by_group(self) -> dict[str, RecordSamples]:
         """The same samples, apart by the modalities of their media."""
         if not len(self.rows):
             return {}
         if self.records.uniform:
-            return {self._group(int(self.rows[0])) or "text": self}
+            # One record tells of all, if it can be read.
+            group = next(filter(None, map(self._group, self.rows.tolist())), "")
+            return {group or group_of(self.outline(0)): self}
         groups: dict[str, list[int]] = {}
         for row in self.rows.tolist():
             groups.setdefault(self._group(row), []).append(row)
         # Broken records go where most are: whoever draws one will hear of it, or take the next.
         broken = groups.pop("", [])
-        most = max(groups, key=lambda group: len(groups[group]), default="text")
-        groups[most] = sorted([*groups.get(most, []), *broken])
+        if not groups:
+            groups[group_of(self.outline(0))] = []  # raises, and tells what is wrong with the first
+        most = max(groups, key=lambda group: len(groups[group]))
+        groups[most] = sorted([*groups[most], *broken])
         return {
             group: RecordSamples(self.records, self.translator, np.array(rows))
             for group, rows in groups.items()
@@ -160,7 +170,7 @@ class RecordSamples(Sequence[Sample]):
 
     def _group(self, row: int) -> str:
         try:
-            return self.translator.group(self.records[row])
+            return self.translator.group(self.records.outline(row))
         except BadInput:
             return ""
 
@@ -184,7 +194,10 @@ class Collection:
 
 
 def open_dataset(
-    config: DatasetConfig, modalities: Mapping[str, Modality], shelf: Shelf
+    config: DatasetConfig,
+    modalities: Mapping[str, Modality],
+    shelf: Shelf,
+    faults: Faults | None = None,
 ) -> Collection:
     """Open a data set; text files are gone through once, media are left alone.
 
@@ -192,6 +205,8 @@ def open_dataset(
         config: where it is.
         modalities: known modalities by name.
         shelf: for what has to be fetched.
+        faults: policy for samples whose texts targets are made of; the first broken one is an
+            error if left out. Without targets a broken sample is told of when it is drawn.
 
     Raises:
         BadInput: it is missing, empty or damaged.
@@ -200,13 +215,18 @@ def open_dataset(
     check_declared(config.modality, modalities)
     kind = config.kind
     if kind == "tar":
-        groups = _open_tars(config, _translator(config, modalities, Path()), shelf)
+        translator = _translator(config, modalities, Path())
+        groups = open_tars(
+            *(config.paths, config.title, translator, shelf),
+            modality=config.modality,
+            nominal=config.shard_samples,
+        )
     else:
         groups = _open_records(config, kind, modalities, shelf)
     if not any(map(len, groups.values())):
         raise BadInput(config.paths[0], expected="samples", found="none")
     if config.targets:
-        groups = _with_targets(config, groups, modalities)
+        groups = _with_targets(config, groups, modalities, faults or Faults())
     return Collection(config, groups)
 
 
@@ -248,70 +268,22 @@ def _open_records(
         samples = RecordSamples(table, _translator(config, modalities, beside, title))
         for group, own in samples.by_group().items():
             groups.setdefault(group, []).append(own)
-    return {group: _joined(parts) for group, parts in groups.items()}
-
-
-def _open_tars(
-    config: DatasetConfig, translator: Translator, shelf: Shelf
-) -> dict[str, Sequence[Sample]]:
-    """Shards apart by what their first samples hold; a shard is of one group of modalities."""
-    shards = find_shards(config.paths)
-    sizes = listed_sizes(shards, shelf)
-
-    def samples(own: list[str], modality: str) -> TarSamples:
-        return TarSamples(own, sizes, config.title, translator, modality, shelf.path)
-
-    # A shard called audio-000.tar holds audio, whatever else its members look like.
-    named: dict[str, list[str]] = {}
-    for shard in shards:
-        head = Path(shard).name.partition("-")[0]
-        known = config.modality or (head if head in translator.modalities else "")
-        named.setdefault(known, []).append(shard)
-    groups: dict[str, Sequence[Sample]] = {n: samples(own, n) for n, own in named.items() if n}
-    found: dict[str, list[str]] = {}
-    for shard in named.get("", ()):
-        one = samples([shard], "")
-        sizes[shard] = len(one)
-        found.setdefault(group_of(one[0]), []).append(shard)
-    for group, own in found.items():
-        rest = samples(own, "")
-        groups[group] = _joined([groups[group], rest]) if group in groups else rest
-    return groups
-
-
-class _Joined(Sequence[Sample]):
-    """Several tables one behind the other."""
-
-    def __init__(self, parts: list[Sequence[Sample]]) -> None:
-        self.parts = parts
-        self.ends = np.cumsum([len(part) for part in parts]).tolist()
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, index: Any) -> Any:
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        return self.parts[number][index - (self.ends[number - 1] if number else 0)]
-
-
-def _joined(parts: list[Sequence[Sample]]) -> Sequence[Sample]:
-    return parts[0] if len(parts) == 1 else _Joined(parts)
+    return {group: joined(parts) for group, parts in groups.items()}
 
 
 def _with_targets(
     config: DatasetConfig,
     groups: Mapping[str, Sequence[Sample]],
     modalities: Mapping[str, Modality],
+    faults: Faults,
 ) -> dict[str, Sequence[Sample]]:
     """Samples with their texts made by targets, one list for each group and target."""
     made: dict[str, Sequence[Sample]] = {}
     for group, samples in groups.items():
         last = group.split("+")[-1]
         prompt = modalities[last].caption_prompt if last in modalities else ""
-        for target in config.targets:
-            found = examples(list(samples), target, prompt)
-            if found:
-                made[f"{group}/{target}"] = found
+        found = by_target(samples, list(config.targets), prompt, faults, group)
+        made |= {f"{group}/{target}": own for target, own in found.items()}
     unused = set(config.targets) - {key.split("/")[1] for key in made}
     if unused:
         raise ConfigError(f"data.datasets: {config.title}: no sample has {', '.join(unused)}")
@@ -348,10 +320,9 @@ def mixture(
             size = len(samples)
             whole = config.weight or collection.size * config.epochs
             group = name.split("/")[0] if media else "text"
-            pieces = tuple(samples.sizes) if isinstance(samples, TarSamples) else ()
-            weight = whole * shares[name]
+            weight, pieces = whole * shares[name], pieces_of(samples)
             parts.append(Part(f"{config.title}/{name}", group, size, weight, config.epochs, pieces))
-            kept.append(samples if media else [replace(s, media=()) for s in samples])
+            kept.append(samples if media else WithoutMedia(samples))
     return parts, kept
 
 

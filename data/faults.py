@@ -7,7 +7,7 @@ set, which is again a pure function of the order, and stops the run once too man
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -43,7 +43,8 @@ class FaultConfig(StrictModel):
     Attributes:
         policy: ``"raise"`` stops at the first; ``"skip"`` counts it and takes the next sample.
         share: with ``"skip"``, the share of broken samples above which the run stops. Judged
-            over at least 100 reads, so that one broken file of the first ten is no verdict.
+            over at least 100 reads, so that one broken file of the first ten is no verdict; of
+            samples that are all gone through before the first step, among these.
     """
 
     policy: Literal["raise", "skip"] = "raise"
@@ -60,6 +61,8 @@ class Faults:
         reads: how many reads were tried.
         by_modality: broken reads by modality.
         by_file: broken reads by file.
+        set_aside: how many of them :meth:`each` found. Their share was judged there, among the
+            samples gone through, and does not count in that of the reads.
         found: the broken reads since :meth:`take`, in order.
         last: the last of all.
     """
@@ -69,6 +72,7 @@ class Faults:
         self.reads = 0
         self.by_modality: Counter[str] = Counter()
         self.by_file: Counter[str] = Counter()
+        self.set_aside = 0
         self.found: list[Fault] = []
         self.last: Fault | None = None
 
@@ -94,7 +98,14 @@ class Faults:
         """How many reads were broken."""
         return sum(self.by_file.values())
 
-    def read(self, read: Callable[[int], T], index: int, size: int, modality: str) -> T:
+    def read(
+        self,
+        read: Callable[[int], T],
+        index: int,
+        size: int,
+        modality: str,
+        beyond: Callable[[int], int] = lambda index: index + 1,
+    ) -> T:
         """Read a sample, or under ``"skip"`` the next one that can be read.
 
         Args:
@@ -102,16 +113,17 @@ class Faults:
             index: the sample wanted.
             size: number of samples; the one after the last is the first.
             modality: under whose name a broken sample is counted.
+            beyond: index of a broken sample → where to go on.
 
         Raises:
             BadInput: under ``"raise"`` the first broken sample; under ``"skip"`` too large a
                 share of them, or not one sample left.
         """
-        for offset in range(size):
+        for _ in range(size):
             try:
-                return self.attempt(partial(read, (index + offset) % size), modality)
+                return self.attempt(partial(read, index), modality)
             except Skipped:
-                continue
+                index = beyond(index) % size
         raise BadInput(
             f"{modality} data", expected="a readable sample", found=f"{size} broken ones"
         )
@@ -129,28 +141,61 @@ class Faults:
         except BadInput as error:
             if self.config.policy == "raise":
                 raise
-            fault = Fault(modality, error.source, str(error))
-            self.found.append(fault)
-            self._count(fault)
-            self.judge(self.reads, self.by_modality)
+            self._note(modality, error)
+            self.judge(self.reads, self.by_modality, self.set_aside)
             raise Skipped from error
+
+    def each(
+        self, read: Callable[[int], T], places: Sequence[int], modality: str
+    ) -> Iterator[tuple[int, T]]:
+        """Go through many samples; those that cannot be read are left out, and counted.
+
+        Their share is judged among these samples, all of them, and alone: a text that can be read
+        says nothing about the medium beside it.
+
+        Args:
+            read: reads the sample of a place; raises :class:`~onellm.errors.BadInput`.
+            places: which.
+            modality: under whose name a broken sample is counted.
+
+        Raises:
+            BadInput: as :meth:`read`.
+        """
+        broken: Counter[str] = Counter()
+        for place in places:
+            try:
+                item = read(place)
+            except BadInput as error:
+                if self.config.policy == "raise":
+                    raise
+                self._note(modality, error)
+                self.set_aside += 1
+                broken[modality] += 1
+                self.judge(len(places), broken)
+                continue
+            yield place, item
+
+    def _note(self, modality: str, error: BadInput) -> None:
+        self.found.append(Fault(modality, error.source, str(error)))
+        self._count(self.found[-1])
 
     def _count(self, fault: Fault) -> None:
         self.by_modality[fault.modality] += 1
         self.by_file[fault.file] += 1
         self.last = fault
 
-    def judge(self, reads: int, by_modality: Mapping[str, int]) -> None:
+    def judge(self, reads: int, by_modality: Mapping[str, int], set_aside: int = 0) -> None:
         """Stop where too large a share of reads was broken.
 
         Args:
             reads: how many were tried, on all devices say.
-            by_modality: how many of them were broken.
+            by_modality: how many were broken.
+            set_aside: how many of these were not among the reads.
 
         Raises:
             BadInput: it names the last broken file that was found here.
         """
-        total = sum(by_modality.values())
+        total = sum(by_modality.values()) - set_aside
         if total <= self.config.share * max(reads, 100):
             return
         counts = ", ".join(f"{name} {n}" for name, n in sorted(by_modality.items()))

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from onellm.data.faults import Fault, Faults
+from onellm.data.lists import beyond, outline
 from onellm.data.order import Draw, Order, stable_hash
 from onellm.data.plan import Layout, plan
 from onellm.data.prefetch import prefetch
@@ -22,6 +25,8 @@ from onellm.errors import BadInput
 from onellm.modality import Modality
 from onellm.source import Source, file_key
 from onellm.splice import IGNORED
+
+T = TypeVar("T")
 
 Encode = Callable[[Sequence[tuple[str, str]]], tuple[Tensor, Tensor]]
 """Turns → ids (S,) with BOS first, and labels (S,), −100 where nothing is learned."""
@@ -245,49 +250,69 @@ class Loader:
         return plan(draws, lengths, layout)
 
     def length(self, draw: Draw) -> int:
-        """Positions that a drawn sample takes in the LLM; 1 if it cannot be read."""
+        """Positions that a drawn sample takes in the LLM.
+
+        Media are not read for it, so that each device can look at the samples of all. Of a sample
+        without a readable text it is the length of what will stand in its place under ``skip``;
+        that of one whose medium turns out to be broken is its own.
+        """
+
+        def measure(own: Draw) -> int:
+            sample = outline(self.parts[own.part], own.index)
+            _, ids, _ = self._text(sample, own)
+            return len(ids) + self.medium_tokens * len(sample.media)
+
         try:
-            sample = self.parts[draw.part][draw.index]
-            ids, _ = self.encode(sample.said(draw.epoch))
-        except BadInput:  # it will be told of, or passed over, when it is its turn
+            return self._read(draw, measure)[0]
+        except BadInput:  # it will be told of when it is its turn
             return 1
-        return min(len(ids), self.max_tokens) + self.medium_tokens * len(sample.media)
 
     def example(self, draw: Draw) -> Example:
         """Make one drawn sample ready, or under ``skip`` the next one that can be read."""
+        example, broken = self._read(draw, self._example)
+        return replace(example, broken=tuple(broken)) if broken else example
+
+    def _read(self, draw: Draw, make: Callable[[Draw], T]) -> tuple[T, list[Fault]]:
+        """What is made of a draw or, by the policy, of the next; and what was broken before it."""
         one = Faults(self.faults.config.model_copy(update={"share": 1.0}))
-        example = one.read(
-            lambda index: self._example(replace(draw, index=index)),
-            draw.index,
-            len(self.parts[draw.part]),
-            self.order.parts[draw.part].group,
+        samples = self.parts[draw.part]
+        made = one.read(
+            lambda index: make(replace(draw, index=index)),
+            *(draw.index, len(samples), self.order.parts[draw.part].group),
+            beyond=partial(beyond, samples),
         )
-        return replace(example, broken=tuple(one.found)) if one.found else example
+        return made, one.found
 
     def _example(self, draw: Draw) -> Example:
         sample = self.parts[draw.part][draw.index]
+        turns, ids, labels = self._text(sample, draw)
+        return Example(
+            id=sample.id,
+            group=self.order.parts[draw.part].group,
+            media=tuple(self._medium(sample, i, draw) for i in range(len(sample.media))),
+            ids=ids,
+            labels=labels,
+            answer=turns[-1][1],
+        )
+
+    def _text(self, sample: Sample, draw: Draw) -> tuple[Sequence[tuple[str, str]], Tensor, Tensor]:
+        """Turns, ids and labels of a sample, if it can be learned from."""
+        self._check_group(sample, draw)
         turns = sample.said(draw.epoch)
         if not turns:
             raise BadInput(sample.id, expected="a text or a conversation", found="neither")
         ids, labels = self.encode(turns)
-        example = Example(
-            id=sample.id,
-            group=self._group(sample, draw),
-            media=tuple(self._medium(sample, i, draw) for i in range(len(sample.media))),
-            ids=ids[: self.max_tokens],
-            labels=labels[: self.max_tokens],
-            answer=turns[-1][1],
-        )
-        if not example.supervised:
+        cut = labels[: self.max_tokens]
+        if not (cut[1:] != IGNORED).any():  # BOS, the first, has nothing in front to predict it
             raise BadInput(
                 sample.id,
                 expected=f"an answer to learn within {self.max_tokens} tokens",
                 found=f"{len(ids)} tokens, {int((labels != IGNORED).sum())} of them learned",
             )
-        return example
+        return turns, ids[: self.max_tokens], cut
 
-    def _group(self, sample: Sample, draw: Draw) -> str:
-        """The group of the sample's part; other devices count on its modalities."""
+    def _check_group(self, sample: Sample, draw: Draw) -> None:
+        """A sample has the modalities of its part; other devices count on them."""
         group, found = self.order.parts[draw.part].group, group_of(sample)
         if set(found.split("+")) != set(group.split("+")):
             raise BadInput(
@@ -296,7 +321,6 @@ class Loader:
                 found=found,
                 hint="onellm data convert puts samples apart by their modalities.",
             )
-        return group
 
     def _medium(self, sample: Sample, position: int, draw: Draw) -> Medium:
         name, source = sample.media[position]

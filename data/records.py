@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from onellm.errors import BadInput, MissingExtra
 
+_LONGEST_ROW = 1 << 20  # bytes
+
 Record = dict[str, Any]
 Format = Literal["auto", "json", "jsonl", "csv", "parquet", "hub", "tar"]
 SUFFIXES: dict[str, Format] = {
@@ -51,6 +53,14 @@ class Records(Protocol):
 
         Raises:
             BadInput: it is broken; names the file and the record.
+        """
+        ...
+
+    def outline(self, index: int) -> Record:
+        """A record in which files that lie in the table may be empty; cheaper to read.
+
+        Raises:
+            BadInput: as of the record itself.
         """
         ...
 
@@ -87,12 +97,14 @@ class TextRecords:
         begin, end = self.spans_N2[index].tolist()
         try:
             record = self.parse(self._map[begin:end])
-        except (ValueError, csv.Error) as error:
+        except (ValueError, csv.Error, RecursionError) as error:
             raise BadInput(f"{self.path}, record {index}", **_unreadable(error)) from error
         if not isinstance(record, dict):
             found = f"a {type(record).__name__}"
             raise BadInput(f"{self.path}, record {index}", expected="an object", found=found)
         return record
+
+    outline = __getitem__  # files lie beside the table
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_map": None}  # each process maps the file itself
@@ -121,9 +133,8 @@ def open_text(path: Path, kind: str) -> TextRecords:
         raise BadInput(path, expected=f"a {kind} file", found="an empty one")
     if kind == "csv":
         header, delimiter = _header(path, data)
-        spans = _csv_spans(data, delimiter)
         row = partial(_row, header=header, delimiter=delimiter)
-        return TextRecords(path, _array(spans), row, uniform=True)
+        return TextRecords(path, _array(_csv_spans(path, data, delimiter)), row, uniform=True)
     spans = _line_spans(data) if kind == "jsonl" else _element_spans(path, data)
     return TextRecords(path, _array(spans), json.loads)
 
@@ -153,7 +164,7 @@ def _element_spans(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
     while text[at : at + 1] != "]":
         try:
             _, end = decoder.raw_decode(text, at)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(path, expected="valid JSON", found=f"{error}") from error
         yield at + shift, end + shift
         at = _skip(text, end)
@@ -174,14 +185,17 @@ def _header(path: Path, data: bytes) -> tuple[list[str], str]:
     """Titles of a table's columns, and what separates them: a tab if there is one."""
     first = data.split(b"\n", 1)[0].decode("utf-8-sig", "replace").rstrip("\r")
     delimiter = "\t" if "\t" in first else ","
-    titles = next(csv.reader([first], delimiter=delimiter))
+    try:
+        titles = next(csv.reader([first], delimiter=delimiter))
+    except csv.Error:  # line ends of a lone CR
+        titles = []
     if len(titles) < 2:
         expected = "a header line of two or more columns, separated by tabs or commas"
         raise BadInput(path, expected=expected, found=repr(first[:60]))
     return titles, delimiter
 
 
-def _csv_spans(data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
+def _csv_spans(path: Path, data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
     """Rows of a table; a quoted cell may hold line ends."""
     at = 0
 
@@ -194,10 +208,17 @@ def _csv_spans(data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
     reader = csv.reader(lines(), delimiter=delimiter)
     next(reader)
     begin = at
-    for cells in reader:
-        if cells:
-            yield begin, at
-        begin = at
+    try:
+        for cells in reader:
+            if at - begin > _LONGEST_ROW:
+                raise csv.Error(f"more than {_LONGEST_ROW:,} bytes")
+            if cells:
+                yield begin, at
+            begin = at
+    except csv.Error as error:
+        found = f"{error} in the row that begins at line {data[:begin].count(10) + 1}"
+        hint = "A quotation mark that is never closed takes in all rows behind it."
+        raise BadInput(path, expected="rows of a table", found=found, hint=hint) from error
 
 
 def _row(line: bytes, header: list[str], delimiter: str) -> Record:
@@ -217,10 +238,11 @@ class ArrowRecords:
         name: for error messages.
     """
 
-    uniform = True
-
     def __init__(self, table: Any, name: str) -> None:
         self.table, self.name = _undecoded(table), name
+        self.rows = self.table.with_format("arrow")
+        # Where a cell may be empty, records differ in what they have.
+        self.uniform = not any(column.null_count for column in self.table.data.columns)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -230,6 +252,28 @@ class ArrowRecords:
             return dict(self.table[int(index)])
         except (OSError, ValueError) as error:
             raise BadInput(f"{self.name}, record {index}", **_unreadable(error)) from error
+
+    def outline(self, index: int) -> Record:
+        """A record whose bytes are not copied out of the table."""
+        try:
+            row = self.rows[int(index)]
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{self.name}, record {index}", **_unreadable(error)) from error
+        return {name: _in_outline(row[name].combine_chunks()) for name in row.column_names}
+
+
+def _in_outline(column: Any) -> Any:
+    """The value of a column of one row, with ``b"-"`` in place of bytes."""
+    import pyarrow
+
+    kind, value = column.type, column[0]
+    if not value.is_valid:
+        return None
+    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+        return b"-"
+    if pyarrow.types.is_struct(kind):
+        return {field.name: _in_outline(column.field(field.name)) for field in kind}
+    return value.as_py()
 
 
 def _undecoded(table: Any) -> Any:

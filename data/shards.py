@@ -8,9 +8,11 @@ and ``answer``), each of them optional.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from onellm.data.faults import Faults
+from onellm.data.lists import SampleList
 from onellm.data.sample import Sample
 from onellm.data.tars import Shard, read_meta
 from onellm.errors import BadInput
@@ -44,14 +46,16 @@ def read_folder(
     split: str,
     modalities: Mapping[str, Modality],
     names: Iterable[str] | None = None,
-) -> dict[str, list[Sample]]:
-    """Read the samples of a split, media still encoded as in their files.
+    faults: Faults | None = None,
+) -> dict[str, Sequence[Sample]]:
+    """Find the samples of a split, media still encoded as in their files.
 
     Args:
         folder: folder of shards.
         split: ``"train"`` or ``"test"``.
         modalities: known modalities by name.
         names: which to read; None reads every known modality that the folder has.
+        faults: policy for broken samples; the first is an error if left out.
 
     Returns:
         samples by modality name, in the order of the shards.
@@ -68,32 +72,58 @@ def read_folder(
             expected=", ".join(f"{n}-{split}.tar" for n in missing or modalities),
             found=", ".join(path.name for path in shards.values()),
         )
-    return {name: read_shard(shards[name], modalities[name]) for name in wanted}
+    return {name: read_shard(shards[name], modalities[name], faults) for name in wanted}
 
 
-def read_shard(path: str | Path, modality: Modality) -> list[Sample]:
-    """Read one tar of one modality.
+class ShardSamples(SampleList):
+    """The samples of a tar of one modality; media are read when they are asked for.
+
+    Args:
+        shard: the tar.
+        modality: of its media.
+        places: which of its samples.
+    """
+
+    def __init__(self, shard: Shard, modality: Modality, places: Sequence[int]) -> None:
+        self.shard, self.modality, self.places = shard, modality, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def _read(self, index: int, *, whole: bool) -> Sample:
+        key, files = self.shard.read(self.places[index], media=whole)
+        return _sample(self.shard.path, key, files, self.modality)
+
+
+def read_shard(
+    path: str | Path, modality: Modality, faults: Faults | None = None
+) -> Sequence[Sample]:
+    """Find the samples of one tar of one modality; their texts are gone through.
+
+    Args:
+        path: the tar.
+        modality: of its media.
+        faults: policy for samples without a readable ``.json`` or without a medium; the first is
+            an error if left out.
 
     Returns:
         samples with one medium each; a caption, where there is one, is their only turn, and the
         parsed ``.json`` is their ``meta``.
 
     Raises:
-        BadInput: the tar is missing, broken or empty, a sample has no ``.json`` or no medium, or
-            two samples have one id.
+        BadInput: the tar is missing, broken or empty, a sample has no ``.json`` or no medium (by
+            the policy), or two samples have one id.
     """
-    samples = [_sample(Path(path), *record, modality) for record in _records(Path(path))]
-    name, times = Counter(sample.id for sample in samples).most_common(1)[0]
+    shard, faults = Shard(Path(path)), faults or Faults()
+    every = ShardSamples(shard, modality, range(len(shard.entries)))
+    ids = {n: one.id for n, one in faults.each(every.outline, every.places, modality.name)}
+    if not ids:
+        raise BadInput(path, expected="a readable sample", found=f"{len(every)} broken ones")
+    name, times = Counter(ids.values()).most_common(1)[0]
     if times > 1:  # signals and frozen features are kept by id
         found = f"{times} samples with the id {name!r}"
         raise BadInput(path, expected="samples with different ids", found=found)
-    return samples
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Keys and members, all in memory."""
-    shard = Shard(path)
-    return map(shard.read, range(len(shard.entries)))
+    return ShardSamples(shard, modality, list(ids))
 
 
 def _sample(path: Path, key: str, files: dict[str, bytes], modality: Modality) -> Sample:

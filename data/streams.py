@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -81,6 +82,27 @@ def _listing(place: str, shelf: Shelf) -> dict[str, int]:
         raise BadInput(place, expected="a listing of shards", found=f"{error!r}") from error
 
 
+_CURL = {
+    6: "no such host",
+    7: "no connection",
+    18: "it was cut off",
+    22: "the server refused it: no such file, or no right to it",
+    28: "the time ran out",
+    60: "the server's certificate is not trusted",
+}
+
+
+def _reason(place: str, error: Exception) -> str:
+    """Why a file could not be fetched, in words; the tools tell an exit code among much else."""
+    match = re.search(r"exit (\d+)", str(error))
+    if match is None:
+        return f"{error}"
+    code = int(match.group(1))
+    if re.match(r"https?:|ftps:|sftp:|scp:", place):
+        return _CURL.get(code, f"curl ended with code {code}")
+    return f"its command ended with code {code}"
+
+
 class Shelf:
     """A folder for fetched files, shared by the processes of a machine.
 
@@ -115,19 +137,45 @@ class Shelf:
         os.utime(file, ns=(now, now))
         return file
 
-    def _fetch(self, place: str, file: Path) -> None:
-        from webdataset.gopen import gopen
+    def count(self, place: str, count: Callable[[Path], int]) -> int:
+        """A number found in a fetched file, which is kept when the file makes room for others.
 
+        Args:
+            place: the address.
+            count: finds it; one process of a machine does, once.
+
+        Raises:
+            BadInput: it cannot be fetched, or ``count`` refuses it.
+        """
+        digest = hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / f".{digest}.count"
+        with (self.folder / f".{digest}.counting").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                return int(note.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = count(self.path(place))
+            temporary = note.with_suffix(".tmp")
+            temporary.write_text(str(found), encoding="utf-8")
+            temporary.replace(note)
+        return found
+
+    def _fetch(self, place: str, file: Path) -> None:
+        from webdataset.gopen import gopen, gopen_schemes
+
+        opened = place
+        if place.startswith("s3://") and "s3" not in gopen_schemes:
+            opened = f"pipe:aws s3 cp {shlex.quote(place)} -"
         temporary = file.with_name(f".{file.name}.tmp")
         try:
-            with gopen(place, "rb", bufsize=_BLOCK) as stream, temporary.open("wb") as out:
+            with gopen(opened, "rb", bufsize=_BLOCK) as stream, temporary.open("wb") as out:
                 while block := stream.read(_BLOCK):
                     out.write(block)
         except Exception as error:  # curl's and the cloud tools' own kinds
             temporary.unlink(missing_ok=True)
-            raise BadInput(
-                place, expected="a file that can be fetched", found=f"{error}"
-            ) from error
+            found, expected = _reason(place, error), "a file that can be fetched"
+            raise BadInput(place, expected=expected, found=found) from error
         if not temporary.stat().st_size:
             temporary.unlink()
             raise BadInput(place, expected="a file that can be fetched", found="nothing")

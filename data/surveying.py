@@ -5,24 +5,31 @@ Nothing here needs weights; of a model only its options and its text tokenizer a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+from onellm.data.lists import outline
 from onellm.data.loader import Encode, medium_key
 from onellm.data.sample import Sample
 from onellm.data.workers import in_processes
-from onellm.errors import BadInput, ConfigError
+from onellm.errors import BadInput
 from onellm.modality import Modality
 from onellm.prompts import encode_example
 from onellm.registry import get_modality, modality_classes
 from onellm.splice import IGNORED
+from onellm.text import Span, TextTokenizer
 
 JOB = 16
 KINDS = ("missing", "broken", "unsupervised", "too long")
 """What may be wrong with a sample. A long text is cut off; with the others it cannot be used."""
+
+LEFT_OUT = "(left out)"
+"""Stands for the list of a sample that is in none."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,13 @@ class Reading:
 
     Args:
         modalities: with the model's options, by name.
-        encode: turns → ids and labels; None where no text tokenizer is known.
+        encode: turns → ids and labels; where no text tokenizer is known, of words.
         medium_tokens: positions that a medium takes in the LLM.
         note: what could not be had, for the user.
     """
 
     modalities: Mapping[str, Modality]
-    encode: Encode | None
+    encode: Encode
     medium_tokens: int
     note: str = ""
 
@@ -68,14 +75,13 @@ def reading_of(model: str = "", tokenizer: str = "") -> Reading:
     if tokenizer:
         text = _tokenizer(tokenizer)
     modalities = {name: get_modality(name, **options) for name, options in names.items()}
-    encode = partial(encode_example, text, prompts) if text is not None else None
+    words = cast(TextTokenizer, _Words())
+    encode = partial(encode_example, text or words, prompts if text else "plain")
     note = "" if text else "no text tokenizer: name one with --model or --tokenizer"
     return Reading({m.name: m for m in modalities.values()}, encode, queries + 2, note)
 
 
 def _tokenizer(place: str) -> Any:
-    from pathlib import Path
-
     from onellm.errors import CheckpointError
     from onellm.text import HFText, load_text_tokenizer
 
@@ -87,6 +93,16 @@ def _tokenizer(place: str) -> Any:
         return HFText(AutoTokenizer.from_pretrained(place))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{place}: no text tokenizer ({error})") from error
+
+
+class _Words:
+    """As much of a text tokenizer as counting takes, of words."""
+
+    bos_id, eos_id = 0, 1
+
+    def encode(self, text: str) -> tuple[list[int], list[Span]]:
+        spans = [match.span() for match in re.finditer(r"\S+", text)]
+        return [2] * len(spans), spans
 
 
 @dataclass(frozen=True)
@@ -110,14 +126,14 @@ class Look:
 
     Args:
         part: index of its list.
-        modalities: of its media.
-        tokens: positions it takes in the LLM, media included; 0 where texts were not measured.
+        modalities: of its media; None where it cannot be read.
+        tokens: positions it takes in the LLM, media included; 0 where it has no text.
         learned: supervised tokens.
         faults: what is wrong with it.
     """
 
     part: int
-    modalities: tuple[str, ...]
+    modalities: tuple[str, ...] | None
     tokens: int = 0
     learned: int = 0
     faults: tuple[Fault, ...] = ()
@@ -149,10 +165,10 @@ class Surveyor:
         """Look at one sample: (part, index)."""
         part, index = place
         try:
-            sample = self.parts[part][index]
+            sample = self.parts[part][index] if self.media else outline(self.parts[part], index)
         except BadInput as error:
             fault = Fault("broken", f"#{index}", str(error))
-            return Look(part, (), faults=(fault,))
+            return Look(part, None, faults=(fault,))
         faults = list(self._media(sample)) if self.media else []
         tokens = learned = 0
         try:
@@ -181,8 +197,6 @@ class Surveyor:
         """Positions, supervised tokens within the limit, and what is wrong."""
         if not sample.turns:
             return 0, 0, [("unsupervised", f"{sample.id}: expected a text; found none")]
-        if self.reading.encode is None:
-            return 0, 0, []
         ids, labels = self.reading.encode(sample.turns)
         limit = self.max_tokens or len(ids)
         learned = int((labels[1:limit] != IGNORED).sum())
@@ -227,6 +241,7 @@ class Survey:
 
     Args:
         names: of its lists.
+        groups: the modalities of each list, for samples that cannot be read.
         samples: how many there are, by list and modalities.
         faulty: samples with each kind of fault, by list and modalities.
         tokens: positions of each sample, by modalities.
@@ -235,6 +250,7 @@ class Survey:
     """
 
     names: Sequence[str]
+    groups: Sequence[str]
     samples: Counter[tuple[str, str]] = field(default_factory=Counter)
     faulty: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tokens: dict[str, list[int]] = field(default_factory=dict)
@@ -243,7 +259,9 @@ class Survey:
 
     def add(self, look: Look) -> None:
         """Count one look."""
-        group = "+".join(dict.fromkeys(look.modalities)) or "text"
+        group = self.groups[look.part]
+        if look.modalities is not None:
+            group = "+".join(dict.fromkeys(look.modalities)) or "text"
         name = self.names[look.part]
         self.samples[name, group] += 1
         for kind in {fault.kind for fault in look.faults}:
@@ -252,6 +270,18 @@ class Survey:
         if look.tokens:
             self.tokens.setdefault(group, []).append(look.tokens)
             self.learned.setdefault(group, []).append(look.learned)
+
+    def add_left_out(self, group: str, file: str, message: str) -> None:
+        """Count a sample that was left out when the data were opened.
+
+        Args:
+            group: its modalities.
+            file: what was at fault.
+            message: what was wrong.
+        """
+        self.samples[LEFT_OUT, group] += 1
+        self.faulty[LEFT_OUT, group, "broken"] += 1
+        self.faults.append(Fault("broken", file, message))
 
     @property
     def usable(self) -> bool:
@@ -268,6 +298,7 @@ class Survey:
 
 def survey(
     names: Sequence[str],
+    groups: Sequence[str],
     surveyor: Surveyor,
     workers: int = 0,
     advance: Callable[[], None] = lambda: None,
@@ -276,13 +307,12 @@ def survey(
 
     Args:
         names: of the surveyor's lists.
+        groups: their modalities.
         surveyor: looks.
         workers: processes that share the work.
         advance: called after each sample.
     """
-    if len(names) != len(surveyor.parts):
-        raise ConfigError(f"{len(names)} names for {len(surveyor.parts)} lists")
-    found = Survey(names)
+    found = Survey(names, groups)
     for look in surveyor.looks(workers):
         found.add(look)
         advance()

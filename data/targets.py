@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 from onellm.data.sample import Sample
 from onellm.errors import BadInput, ConfigError
 
 Target = Literal["caption", "label", "answer", "describe", "closed", "yes_no", "qa"]
-"""``caption``: the text alone, to align with. ``label``: the class alone. ``answer``: the answer
-to the first question, alone. ``describe``: the modality's caption prompt, answered by the text.
+"""``caption``: the text (``text`` or ``caption``) alone, to align with. ``label``: the class alone.
+``answer``: the answer to the first question, alone. ``describe``: the modality's caption prompt,
+answered by the text.
 ``closed``: the first question. ``yes_no``: the second question. ``qa``: every question, each an
 example of its own, so that no answer can be read off another one."""
 
 Turns = tuple[tuple[str, str], ...]
 
 
-def examples(samples: Sequence[Sample], target: str, caption_prompt: str = "") -> list[Sample]:
+def turns_for(sample: Sample, target: str, caption_prompt: str = "") -> list[Turns]:
+    """The turns that a sample has for a target: none, or one for each of its examples.
+
+    Args:
+        sample: its ``meta`` is read.
+        target: a name of :data:`Target`.
+        caption_prompt: the question that ``describe`` asks.
+
+    Raises:
+        ConfigError: unknown target.
+        BadInput: the sample's ``text``, ``label`` or ``qa`` has the wrong type.
+    """
+    if target not in get_args(Target):
+        raise ConfigError(f"unknown target {target!r}: expected one of {', '.join(_TURNS)}")
+    return _TURNS[target](sample, caption_prompt)
+
+
+def examples(samples: Iterable[Sample], target: str, caption_prompt: str = "") -> list[Sample]:
     """Samples with their turns set for a target; those that lack it are left out.
 
     Args:
@@ -30,25 +48,29 @@ def examples(samples: Sequence[Sample], target: str, caption_prompt: str = "") -
         ConfigError: unknown target.
         BadInput: a sample whose ``text``, ``label`` or ``qa`` has the wrong type.
     """
-    if target not in get_args(Target):
-        raise ConfigError(f"unknown target {target!r}: expected one of {', '.join(_TURNS)}")
-    found = []
-    for sample in samples:
-        for turns in _TURNS[target](sample, caption_prompt):
-            found.append(dataclasses.replace(sample, turns=turns))
-    return found
+    return [
+        retold(sample, target, turns)
+        for sample in samples
+        for turns in turns_for(sample, target, caption_prompt)
+    ]
 
 
-def _alone(key: str) -> Callable[[Sample, str], list[Turns]]:
+def retold(sample: Sample, target: str, turns: Turns) -> Sample:
+    """A sample with the turns of a target; other captions stand in for captions alone."""
+    captions = sample.captions if target in ("caption", "describe") else ()
+    return dataclasses.replace(sample, turns=turns, captions=captions)
+
+
+def _alone(*keys: str) -> Callable[[Sample, str], list[Turns]]:
     def turns(sample: Sample, prompt: str) -> list[Turns]:
-        text = _text(sample, key)
+        text = _text(sample, *keys)
         return [(("assistant", text),)] if text else []
 
     return turns
 
 
 def _describe(sample: Sample, prompt: str) -> list[Turns]:
-    text = _text(sample, "text")
+    text = _text(sample, "text", "caption")
     return [(("user", prompt), ("assistant", text))] if text else []
 
 
@@ -70,15 +92,18 @@ def _pair(sample: Sample, pair: Any) -> Turns:
     return (("user", question), ("assistant", answer))
 
 
-def _text(sample: Sample, key: str) -> str:
+def _text(sample: Sample, *keys: str) -> str:
+    key = next((key for key in keys if sample.meta.get(key)), keys[0])
     text = sample.meta.get(key) or ""
+    if isinstance(text, list):  # of captions, of which the others are the sample's
+        text = text[0]
     if not isinstance(text, str):
         raise BadInput(sample.id, expected=f"text under {key!r}", found=type(text).__name__)
     return text
 
 
 _TURNS: dict[str, Callable[[Sample, str], list[Turns]]] = {
-    "caption": _alone("text"),
+    "caption": _alone("text", "caption"),
     "label": _alone("label"),
     "answer": lambda sample, prompt: [
         turns[1:] for turns in _question(slice(0, 1))(sample, prompt)

@@ -18,13 +18,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from onellm.data.lists import SampleList
 from onellm.data.sample import Sample
-from onellm.data.translate import Translator
+from onellm.data.translate import Translator, check_listed
 from onellm.errors import BadInput
 from onellm.modality import Modality
 from onellm.source import Blob, Source
 
 LISTING = "shards.json"
+_TEXTS = ("json", "txt")
 _OPEN = 16  # shards whose places are kept in memory, and whose files are kept open
 
 Member = tuple[int, int]
@@ -106,24 +108,35 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.entries = path, index_tar(path)
-        self._file: int = os.open(path, os.O_RDONLY)
+        self.__setstate__((path, index_tar(path)))
+
+    def __getstate__(self) -> tuple[Path, list[Entry]]:
+        return self.path, self.entries  # each process opens the file itself
+
+    def __setstate__(self, state: tuple[Path, list[Entry]]) -> None:
+        self.path, self.entries = state
+        self._file: int = os.open(self.path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             os.close(self._file)
 
-    def read(self, index: int) -> tuple[str, dict[str, bytes]]:
-        """Key and members of a sample. Several processes and threads may read at once."""
+    def read(self, index: int, *, media: bool = True) -> tuple[str, dict[str, bytes]]:
+        """Key and members of a sample. Several processes and threads may read at once.
+
+        Args:
+            index: of the sample.
+            media: false leaves all members but the texts empty.
+        """
         entry = self.entries[index]
         files = {
-            suffix: os.pread(self._file, size, start)
+            suffix: os.pread(self._file, size, start) if media or suffix in _TEXTS else b""
             for suffix, (start, size) in entry.members.items()
         }
         return entry.key, files
 
 
-class TarSamples(Sequence[Sample]):
+class TarSamples(SampleList):
     """The samples of several shards.
 
     Args:
@@ -133,6 +146,8 @@ class TarSamples(Sequence[Sample]):
         translator: knows the modalities, and what the fields of ``.json`` members mean.
         modality: of the media, where the members do not tell; "" leaves it to them.
         fetch: path or address → path of a file.
+        nominal: taken for the number of samples of shards that are not in ``sizes``, which then
+            need not be read; 0 counts them.
     """
 
     def __init__(
@@ -143,44 +158,67 @@ class TarSamples(Sequence[Sample]):
         translator: Translator,
         modality: str = "",
         fetch: Callable[[str], Path] = Path,
+        *,
+        nominal: int = 0,
     ) -> None:
         self.shards, self.name, self.translator = list(shards), name, translator
         self.modality, self.fetch = modality, fetch
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._lost: dict[int, BadInput] = {}  # not tried again: fetching may take a minute to fail
+        self._exact = [not nominal or s in sizes for s in self.shards]
         self.sizes = [
-            sizes[s] if s in sizes else len(self._shard(n).entries)
+            sizes[s] if s in sizes else nominal or len(self._shard(n).entries)
             for n, s in enumerate(self.shards)
         ]
         self._ends = list(accumulate(self.sizes))
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """Numbers of samples of the shards."""
+        return tuple(self.sizes)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_open": OrderedDict()}  # open files do not travel
+        return vars(self) | {"_open": OrderedDict(), "_lost": {}}  # open files do not travel
+
+    def beyond(self, index: int) -> int:
+        """See :func:`onellm.data.lists.beyond`."""
+        number = bisect_right(self._ends, index)
+        return index + (self.sizes[number] if number in self._lost else 1)
 
     def _shard(self, number: int) -> Shard:
+        if number in self._lost:
+            raise self._lost[number]
         if number not in self._open:
-            shard = Shard(self.fetch(self.shards[number]))
-            if hasattr(self, "sizes") and len(shard.entries) != self.sizes[number]:
-                raise BadInput(
-                    self.shards[number],
-                    expected=f"{self.sizes[number]} samples, as {LISTING} says",
-                    found=f"{len(shard.entries)}",
-                )
-            self._open[number] = shard
+            try:
+                self._open[number] = self._opened(number)
+            except BadInput as error:
+                self._lost[number] = error
+                raise
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(number)
         return self._open[number]
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _opened(self, number: int) -> Shard:
+        shard = Shard(self.fetch(self.shards[number]))
+        wanted = self.sizes[number] if hasattr(self, "sizes") else len(shard.entries)
+        if self._exact[number] and len(shard.entries) != wanted:
+            raise BadInput(
+                self.shards[number],
+                expected=f"{wanted} samples, as {LISTING} or an earlier count says",
+                found=f"{len(shard.entries)}",
+                hint=f"Mend {LISTING}; counts are in data.shelf, as are old copies.",
+            )
+        return shard
+
+    def _read(self, index: int, *, whole: bool) -> Sample:
         number = bisect_right(self._ends, index)
         place = index - (self._ends[number] - self.sizes[number])
-        key, files = self._shard(number).read(place)
-        shard = self.shards[number]
+        opened, shard = self._shard(number), self.shards[number]
+        key, files = opened.read(place % len(opened.entries), media=whole)
         # The whole path: shards of several folders often have the same names.
         return self._sample(f"{self.name}/{shard}/{key}", f"{shard}/{key}", files)
 
@@ -190,7 +228,8 @@ class TarSamples(Sequence[Sample]):
         if caption is not None:
             record.setdefault("caption", caption.decode("utf-8", "replace").strip())
         if "media" in record:
-            media = [(kind, _members(source, files, place)) for kind, source in record.pop("media")]
+            listed = check_listed(record.pop("media"), place, self.translator.modalities)
+            media = [(kind, _members(source, files, place)) for kind, source in listed]
         elif self.modality:
             modality = self.translator.modalities[self.modality]
             media = [(self.modality, modality.from_shard(files, record, place))]
@@ -216,7 +255,7 @@ def read_meta(name: str, data: bytes) -> dict[str, Any]:
     """
     try:
         meta = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(name, expected="valid JSON", found=f"{error}") from error
     if not isinstance(meta, dict):
         raise BadInput(name, expected="a JSON object", found=type(meta).__name__)
@@ -227,9 +266,9 @@ def _members(source: Any, files: Mapping[str, bytes], place: str) -> Source:
     """A source as :mod:`onellm.data.convert` wrote it: names of members as leaves."""
     if isinstance(source, list):
         return tuple(_members(part, files, place) for part in source)
-    if isinstance(source, dict):
+    if isinstance(source, dict) and "data" in source:
         return source | {"data": _members(source["data"], files, place)}
-    if source not in files:
+    if not isinstance(source, str) or source not in files:
         found = ", ".join(sorted(files)) or "no member"
         raise BadInput(place, expected=f"the member {source!r} that its .json names", found=found)
     return Blob(f"{place}.{source}", files[source])

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onellm.data.records import Record
 from onellm.data.sample import Sample
 from onellm.errors import BadInput, ConfigError
@@ -77,6 +79,8 @@ class Translator:
         name = f"{self.name}/{said}#{index}" if said else f"{self.name}/#{index}"
         media, used = self._media(record, name)
         texts = self._texts(record, name)
+        if not media:
+            self._check_file(record, name)
         turns = (("assistant", texts[0]),) if texts else self._turns(record, name)
         if self.describe and texts and media:
             turns = (("user", self.modalities[media[-1][0]].caption_prompt), *turns)
@@ -84,13 +88,31 @@ class Translator:
         return Sample(name, tuple(media), turns, meta, tuple(texts[1:]))
 
     def group(self, record: Record) -> str:
-        """Modalities of a record joined by ``+``, or ``"text"``; cheaper than the sample."""
+        """Modalities of a record joined by ``+``, or ``"text"``; cheaper than the sample.
+
+        Raises:
+            BadInput: media in a form nobody knows.
+        """
         record = self._named(record)
         if "media" in record:
-            names = [str(entry[0]) for entry in record["media"]]
+            listed = check_listed(record["media"], "a record", self.modalities)
+            names = [kind for kind, _ in listed]
         else:
             names = [modality.name for modality, _ in self._claims(record)]
+        if not names:
+            self._check_file(record, "a record")
         return "+".join(dict.fromkeys(names)) or "text"
+
+    def _check_file(self, record: Record, name: str) -> None:
+        """Refuse a caption of a file when nobody says of which modality the file is."""
+        field = next((field for field in FILES if is_there(record, field)), None)
+        if field is not None and is_there(record, CAPTIONS[0]):
+            raise BadInput(
+                name,
+                expected=f"the modality of the file under {field!r}",
+                found="none",
+                hint="Set 'modality' of the data set (--modality).",
+            )
 
     def _named(self, record: Record) -> Record:
         """The record under our field names, with what is derived from other fields."""
@@ -150,23 +172,14 @@ class Translator:
 
     def _listed(self, entries: Any, name: str) -> list[tuple[str, Source]]:
         """Media in our own form: ``[["audio", "a.wav"], ["imu", {"data": "b.npy", …}]]``."""
-        media = []
-        for entry in entries:
-            if not (isinstance(entry, list | tuple) and len(entry) == 2):
-                expected = 'pairs such as ["MODALITY", "FILE"] under "media"'
-                raise BadInput(name, expected=expected, found=repr(entry)[:60])
-            kind, value = entry
-            if kind not in self.modalities:
-                known = ", ".join(self.modalities)
-                raise BadInput(name, expected=f"one of {known}", found=f"the modality {kind!r}")
-            media.append((kind, self._nested(value, f"{name}{self.modalities[kind].suffixes[0]}")))
-        return media
+        return [
+            (kind, self._nested(value, f"{name}{self.modalities[kind].suffixes[0]}"))
+            for kind, value in check_listed(entries, name, self.modalities)
+        ]
 
     def _nested(self, value: Any, name: str) -> Source:
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and not _is_numbers(value):
             return tuple(self._nested(part, name) for part in value)
-        if isinstance(value, dict) and "data" in value:
-            return value | {"data": self._nested(value["data"], name)}
         return self.locate(value, name)
 
     def locate(self, value: Any, name: str) -> Source:
@@ -174,8 +187,11 @@ class Translator:
 
         Args:
             value: a path, bytes, ``{"bytes": …, "path": …}``, ``{"array": …, "sampling_rate": …}``,
-                or whatever else a modality reads.
+                ``{"data": …}`` with facts, numbers, or an object that the modality reads.
             name: file name for bytes that come without one.
+
+        Raises:
+            BadInput: nothing, or a number where a file is to stand.
         """
         if isinstance(value, str):
             return str(self.folder / value)
@@ -187,7 +203,18 @@ class Translator:
         if isinstance(value, Mapping) and value.get("path"):
             return str(self.folder / str(value["path"]))
         if isinstance(value, Mapping) and "array" in value:
-            return {"data": value["array"], "rate_hz": value.get("sampling_rate")}
+            data = self._nested(value["array"], name)
+            return {"data": data, "rate_hz": value.get("sampling_rate")}
+        if isinstance(value, Mapping) and "data" in value:
+            return {**value, "data": self._nested(value["data"], name)}
+        if _is_numbers(value):
+            try:
+                return np.asarray(value, dtype=np.float32)
+            except ValueError as error:
+                raise BadInput(name, expected="rows of numbers", found=f"{error}") from error
+        if value is None or isinstance(value, bool | int | float | Mapping):
+            expected = "a file, its bytes, numbers, or a mapping with 'bytes', 'path' or 'array'"
+            raise BadInput(name, expected=expected, found=repr(value)[:60])
         return value
 
     # -- text -----------------------------------------------------------------------------
@@ -241,13 +268,22 @@ class Translator:
 
 def _each(record: Record, fields: tuple[str, ...]) -> list[Record]:
     """A record for each medium where fields hold lists of files."""
-    counts = {len(record[f]) for f in fields if isinstance(record[f], list | tuple)}
-    if not counts:
-        return [record]
-    return [
-        record | {f: record[f][i] for f in fields if isinstance(record[f], list | tuple)}
-        for i in range(min(counts))
+    several = [
+        f for f in fields if isinstance(record[f], list | tuple) and not _is_numbers(record[f])
     ]
+    if not several:
+        return [record]
+    count = min(len(record[f]) for f in several)
+    return [record | {f: record[f][i] for f in several} for i in range(count)]
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether a value is a list of numbers, or of such lists: a signal, not several files."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return True
+    return False
 
 
 def _role_and_text(turn: Any, name: str) -> tuple[str, str]:
@@ -261,6 +297,32 @@ def _role_and_text(turn: Any, name: str) -> tuple[str, str]:
         return str(turn[0]).lower(), str(turn[1])
     expected = "turns such as {'from': 'human', 'value': '…'}"
     raise BadInput(name, expected=expected, found=repr(turn)[:60])
+
+
+def check_listed(
+    entries: Any, name: str, modalities: Mapping[str, Modality]
+) -> list[tuple[str, Any]]:
+    """Media in our own form, as pairs of modality and source.
+
+    Args:
+        entries: ``[["audio", "a.wav"], …]``.
+        name: of the sample, for error messages.
+        modalities: known modalities by name.
+
+    Raises:
+        BadInput: another form, or an unknown modality.
+    """
+    listed = []
+    for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        if not (isinstance(entry, list | tuple) and len(entry) == 2):
+            expected = 'pairs such as ["MODALITY", "FILE"] under "media"'
+            raise BadInput(name, expected=expected, found=repr(entry)[:60])
+        kind, value = entry
+        if not isinstance(kind, str) or kind not in modalities:
+            known = ", ".join(modalities)
+            raise BadInput(name, expected=f"one of {known}", found=f"the modality {kind!r}")
+        listed.append((kind, value))
+    return listed
 
 
 def check_declared(name: str, modalities: Mapping[str, Modality]) -> None:

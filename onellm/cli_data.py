@@ -83,7 +83,7 @@ def check(
     """Print a table of faults by data set and modalities, and the first of them."""
     with manners():
         asked = _Asked(source, overrides or [], modality, media, format, model, tokenizer)
-        limit = max_tokens or asked.max_tokens
+        limit = 0 if asked.reading.note else max_tokens or asked.max_tokens
         found = _survey(asked, limit, True, workers, "reading everything")
         _table(["data", "modalities", "samples", *_kinds()], found.rows(), right=2)
         for fault in found.faults[:SHOWN]:
@@ -95,7 +95,7 @@ def check(
             out.write_text(lines, encoding="utf-8")
             typer.echo(f"faults: {out}")
         if asked.reading.note:
-            typer.echo(f"note: texts were not measured: {asked.reading.note}")
+            typer.echo(f"note: texts were not measured in tokens: {asked.reading.note}")
     raise typer.Exit(0 if found.usable else 1)
 
 
@@ -105,7 +105,7 @@ def check(
         "onellm data stats my-stage.yaml",
         "onellm data stats train.json --model models/start --png lengths.png",
         "onellm data stats train.json --tokenizer meta-llama/Llama-2-7b-hf --batch 512",
-        more="Texts alone are read, not the media.",
+        more="Texts alone are read, not the media. Without a tokenizer, words are counted.",
     )
 )
 def stats(
@@ -126,11 +126,11 @@ def stats(
         from onellm.data import histogram
 
         asked = _Asked(source, overrides or [], modality, media, format, model, tokenizer)
-        if asked.reading.encode is None:
-            raise ConfigError(f"data stats counts tokens: {asked.reading.note}")
         found = _survey(asked, 0, False, workers, "reading texts")
         if not found.tokens:
             raise ConfigError(f"{source}: expected samples with texts; found none")
+        if asked.reading.note:
+            typer.echo(f"texts in words, not tokens: {asked.reading.note}")
         titles = ["modalities", "samples", "positions", "least", "median", "90 %", "99 %", "most"]
         _table(titles, histogram.length_rows(found.tokens), right=1)
         lengths = [n for group in found.tokens.values() for n in group]
@@ -144,6 +144,9 @@ def stats(
             f"samples come, {shares['length']:.1%} by length (batch.arrange), none packed "
             "(batch.pack)"
         )
+        if found.faults:
+            first = found.faults[0].message
+            typer.echo(f"no text or answer: {len(found.faults):,}; the first: {first}")
         if png is not None:
             histogram.draw(found.tokens, png)
             typer.echo(f"histogram: {png}")
@@ -173,11 +176,10 @@ def convert(
     """Run :func:`onellm.data.convert.convert` and tell what was written."""
     with manners():
         from onellm.data.convert import convert as write
-        from onellm.data.faults import FaultConfig, Faults
         from onellm.progress import watch
 
-        asked = _Asked(source, overrides or [], modality, media, format, "", "")
-        faults = Faults(FaultConfig(policy="skip", share=1.0) if skip_bad else None)
+        asked = _Asked(source, overrides or [], modality, media, format, "", "", skip=skip_bad)
+        faults = asked.faults
         with watch() as progress:
             progress.phase("converting", sum(map(len, asked.parts)))
             done = write(
@@ -220,8 +222,10 @@ def cache(
 
         settings = read_config(config, overrides or [])
         with watch() as progress:
-            count, size = write_cache(settings, target, progress)
+            count, size, left_out = write_cache(settings, target, progress)
     typer.echo(f"{count:,} outputs, {size / 1e6:,.1f} MB: {target}")
+    if left_out:
+        typer.echo(f"left out, by data.faults: {left_out:,} broken samples or media")
     typer.echo(f"use it with: stage.frozen={settings.stage.frozen} stage.frozen_folder={target}")
 
 
@@ -240,7 +244,10 @@ class _Asked:
         format: str,
         model: str,
         tokenizer: str,
+        *,
+        skip: bool = True,
     ) -> None:
+        from onellm.data.faults import FaultConfig, Faults
         from onellm.data.surveying import reading_of
         from onellm.train.mixture import open_data
 
@@ -262,8 +269,11 @@ class _Asked:
             self.reading = reading_of(model, tokenizer)
             names = list(self.reading.modalities)
             data = _described(source, modality, media, format)
-        drawn = open_data(data, self.reading.modalities, names)
+        # Samples that are gone through to open the data; whatever a run would do about them.
+        self.faults = Faults(FaultConfig(policy="skip", share=1.0) if skip else None)
+        drawn = open_data(data, self.reading.modalities, names, self.faults)
         self.names = [part.name for part in drawn.parts]
+        self.groups = [part.group for part in drawn.parts]
         self.parts: Sequence[Sequence[Sample]] = drawn.kept
 
 
@@ -289,7 +299,10 @@ def _survey(asked: _Asked, max_tokens: int, media: bool, workers: int, title: st
     with watch() as progress:
         progress.phase(title, sum(map(len, asked.parts)))
         surveyor = Surveyor(asked.parts, asked.reading, max_tokens=max_tokens, media=media)
-        return survey(asked.names, surveyor, workers, progress.advance)
+        found = survey(asked.names, asked.groups, surveyor, workers, progress.advance)
+    for fault in asked.faults.take():
+        found.add_left_out(fault.modality, fault.file, fault.message)
+    return found
 
 
 def _kinds() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,7 @@ class QuickStart:
                 for pair in sample.meta.get("qa", ()):
                     yield f"{pair['question']} {pair['answer']}"
 
-    def _samples(self, split: str) -> dict[str, list[Sample]]:
+    def _samples(self, split: str) -> dict[str, Sequence[Sample]]:
         known = {m: get_modality(m, **self.preset.model.modalities[m]) for m in self.modalities}
         return read_folder(self.folder, split, known, self.modalities)
 

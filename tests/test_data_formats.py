@@ -13,6 +13,7 @@ from tiny_runs import picture, recording
 
 from onellm.config import parse
 from onellm.data.datasets import Collection, DatasetConfig, mixture, open_dataset
+from onellm.data.lists import outline
 from onellm.data.order import Order
 from onellm.data.records import open_text
 from onellm.data.sample import Sample
@@ -217,9 +218,28 @@ def test_parquet(tmp_path, modalities):
         assert signal.shape == (3, 28, 28)
 
 
+def test_parquet_with_records_that_have_no_picture(tmp_path, modalities):
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"image": {"bytes": picture(i), "path": None} if i % 2 else None, "caption": f"{i}"}
+        for i in range(4)
+    ]
+    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    table.to_parquet(str(tmp_path / "a.parquet"))
+    made = opened(tmp_path, modalities, path="a.parquet")
+    assert {group: len(own) for group, own in made.groups.items()} == {"text": 2, "image": 2}
+    samples = made.groups["image"]
+    text, whole = outline(samples, 1), samples[1]
+    assert (text.id, text.turns) == (whole.id, whole.turns)
+    assert len(whole.media[0][1].data) > len(text.media[0][1].data) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.csv", "caption,url\ra,b\r", "a header line of two or more columns"),
+        ("a.csv", 'caption,url\na,b\n"' + "x\n" * 600_000, "row that begins at line 3"),
+        ("a.json", "[" * 3000, "valid JSON"),
         ("a.json", "", "an empty one"),
         ("a.json", '{"a": 1}', "expected a JSON list"),
         ("a.json", '[{"a": 1}', "cut off"),
@@ -235,6 +255,54 @@ def test_bad_files_are_refused(tmp_path, modalities, name, text, message):
         (tmp_path / name).write_text(text)
     with pytest.raises((BadInput, ConfigError), match=message):
         opened(tmp_path, modalities, path=name)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_captions_of_files_need_a_modality(tmp_path, modalities, name):
+    """They would be learned without the files, as texts alone."""
+    rows = "caption,url\na dog,a.png\na cat,b.png\n"
+    lines = '{"caption": "a dog", "url": "a.png"}\n'
+    (tmp_path / name).write_text(rows if name == "a.csv" else lines)
+    with pytest.raises(BadInput, match=r"a/#0: .* under 'url'.*Set 'modality'"):
+        opened(tmp_path, modalities, path=name)
+    assert list(opened(tmp_path, modalities, path=name, modality="image").groups) == ["image"]
+
+
+def test_numbers_in_a_record_are_a_signal(tmp_path, modalities):
+    x_TC = np.random.default_rng(0).standard_normal((50, 6)).round(3)
+    records = [
+        {"imu": x_TC.tolist(), "caption": "walking"},
+        {"imu": {"data": x_TC.tolist(), "rate_hz": 50}, "caption": "walking"},
+        {"media": [["imu", x_TC.tolist()]], "caption": "walking"},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    np.save(tmp_path / "a.npy", x_TC)
+    samples = only(opened(tmp_path, modalities, path="a.json"))
+    imu = modalities["imu"]
+    plain = imu.load(str(tmp_path / "a.npy"))
+    slow = imu.load({"data": str(tmp_path / "a.npy"), "rate_hz": 50})
+    for sample, signal in zip(samples, (plain, slow, plain), strict=True):
+        ((name, source),) = sample.media
+        assert name == "imu"
+        assert (imu.load(source) - signal).abs().max() < 1e-5
+
+
+def test_sound_in_a_record(tmp_path, modalities):
+    x_T = np.sin(np.arange(8000) / 10).round(4)
+    record = {"audio": {"array": x_T.tolist(), "sampling_rate": 16_000}, "caption": "a tone"}
+    (tmp_path / "a.json").write_text(json.dumps([record]))
+    (sample,) = only(opened(tmp_path, modalities, path="a.json"))
+    signal = modalities["audio"].load(sample.media[0][1])
+    want = modalities["audio"].load({"data": x_T, "rate_hz": 16_000})
+    assert (signal - want).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("value", ["5", "{}", '["a.png", null]', "true", "[[1, 2], [3]]"])
+def test_what_is_no_file_is_named_by_its_record(tmp_path, modalities, value):
+    (tmp_path / "a.jsonl").write_text(f'{{"id": "x", "image": {value}, "caption": "y"}}')
+    (samples,) = opened(tmp_path, modalities, path="a.jsonl").groups.values()
+    with pytest.raises(BadInput, match="a/x#0"):
+        samples[0]
 
 
 def test_bad_records_name_file_and_place(tmp_path, modalities):

@@ -154,6 +154,13 @@ def test_files_that_are_gone_stop_the_copy_or_are_left_out(tmp_path, modalities)
     assert faults.total == 1
 
 
+@pytest.mark.parametrize("path", ["/etc/passwd", "a\0b.png", "x" * 5000 + ".png"])
+def test_only_files_of_the_modality_are_copied(tmp_path, modalities, path):
+    samples = [Sample("x", (("image", path),), ())]
+    with pytest.raises(BadInput, match="a file of image"):
+        convert([samples], modalities, tmp_path / "a")
+
+
 def test_fetched_shards_and_their_listing(tmp_path, modalities):
     convert([own_samples(tmp_path)], modalities, tmp_path / "far", megabytes=0.01)
     shelf = Shelf(tmp_path / "shelf", gigabytes=1)
@@ -172,6 +179,35 @@ def test_fetched_shards_and_their_listing(tmp_path, modalities):
     assert len(piped.groups["depth"]) >= 1
     with pytest.raises(BadInput, match="can be fetched"):
         opened(f"file://{tmp_path}/far/none.tar", modalities, shelf)
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("pipe:echo x; exit 3", "its command ended with code 3"),
+        ("http://127.0.0.1:9/a.tar", "no connection"),
+        ("s3://bucket/a.tar", "its command ended with code"),
+        ("zzz://bucket/a.tar", "no gopen handler"),
+    ],
+)
+def test_what_cannot_be_fetched_says_why(tmp_path, monkeypatch, place, found):
+    """A cut-off stream is no file either."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name, line in (("curl", "exit 7"), ("aws", "exit 255")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho half a file; {line}\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(BadInput, match=found) as error:
+        Shelf(tmp_path / "shelf").path(place)
+    assert "curl'," not in str(error.value)
+    assert not [p for p in (tmp_path / "shelf").iterdir() if not p.name.endswith(".lock")]
+
+
+def test_buckets_are_read_with_their_own_tool(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "aws").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "aws").chmod(0o755)
+    file = Shelf(tmp_path / "shelf").path("s3://bucket/a b.tar")
+    assert file.read_text() == "s3 cp s3://bucket/a b.tar -\n"
 
 
 def test_the_shelf_makes_room(tmp_path):

@@ -92,7 +92,7 @@ def test_check_of_bare_data(place):
     assert counts_of(text, "shards/image") == [8, 0, 0, 0, 0]
     assert counts_of(text, "shards/imu") == [6, 0, 0, 0, 0]
     text = onellm("check", str(place / "mixed.json"), code=1)
-    assert "texts were not measured" in text
+    assert "texts were not measured in tokens" in text
     assert "error: " in onellm("check", str(place / "gone.json"), code=2)
     assert "Did you mean" in onellm("check", str(place / "run.yaml"), "data.max_token=3", code=2)
 
@@ -107,7 +107,35 @@ def test_stats_tell_lengths_and_padding(place, tmp_path):
     assert "####" in text
     assert "padding in passes of 2" in text
     assert png.read_bytes()[:4] == b"\x89PNG"
-    assert "no text tokenizer" in onellm("stats", str(place / "mixed.json"), code=2)
+    text = onellm("stats", str(place / "mixed.json"))
+    assert "texts in words, not tokens: no text tokenizer: name one with --model" in text
+    # BOS, "What?", "That.", EOS, and 30 queries in two tags; and one answer of 60 words.
+    assert counts_of(text, "image") == [4, 3 * 36 + 95, 36, 36, 95, 95, 95]
+
+
+def test_check_counts_unreadable_records_where_they_are(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.jsonl").write_text('{"image": "a.png", "caption": "x"}\n{bad\n{"image": 5}\n')
+    text = onellm("check", str(tmp_path / "a.jsonl"), code=1)
+    assert counts_of(text, "a/image") == [3, 0, 2, 0, 0]
+
+
+def test_check_tells_what_targets_leave_out(place, tmp_path):
+    shards = write_shards(tmp_path / "shards")
+    with tarfile.open(shards / "imu-train.tar") as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
+    members[3] = (members[3][0], b"no json")
+    write_tar(shards / "imu-train.tar", members)
+    (tmp_path / "run.yaml").write_text(
+        (place / "run.yaml").read_text().replace(str(place / "mixed.json"), "unused.json")
+    )
+    text = onellm(
+        *("check", str(tmp_path / "run.yaml"), f"data.folder={shards}", "data.targets={closed: 1}"),
+        code=1,
+    )
+    assert counts_of(text, "imu/closed") == [5, 0, 0, 0, 0]
+    assert counts_of(text, "(left out)") == [1, 0, 1, 0, 0]
+    assert "imu01.json: expected valid JSON" in text
 
 
 def test_convert_leaves_out_what_is_gone(place, tmp_path):
@@ -138,22 +166,53 @@ def cached_config(place: Path, out: Path, level: str, **stage: Any) -> Any:
     return tiny_config(place / "shards", out, model=str(place / "model"), **sections)
 
 
-@pytest.mark.parametrize("level", ["soft", "features"])
-def test_a_run_from_the_cache_equals_one_without(place, tmp_path, level):
+@pytest.mark.parametrize(
+    ("level", "fitted"), [("soft", False), ("features", False), ("features", True)]
+)
+def test_a_run_from_the_cache_equals_one_without(place, tmp_path, level, fitted):
+    """Fitting the last projection changes what lies behind the features, so they stay the same."""
+    fit = {"fit_output": {"modalities": ["image", "imu"]}} if fitted else {}
     file = tmp_path / "stage.yaml"
     file.write_text(
-        yaml.safe_dump(cached_config(place, tmp_path / "x", level).model_dump(mode="json"))
+        yaml.safe_dump(cached_config(place, tmp_path / "x", level, **fit).model_dump(mode="json"))
     )
     text = onellm("cache", str(file), str(tmp_path / "cache"))
     assert "14 outputs" in text
     runs = {}
     for name, folder in (("memory", ""), ("disk", str(tmp_path / "cache")), ("plain", None)):
         options = {"frozen_folder": folder} if folder is not None else {"frozen": "none"}
-        config = cached_config(place, tmp_path / name, level, **options)
+        config = cached_config(place, tmp_path / name, level, **fit, **options)
         run_training(config)
         runs[name] = [r["loss"] for r in read_metrics(tmp_path / name / "metrics.jsonl")]
     assert runs["disk"] == pytest.approx(runs["memory"], abs=1e-6)
     assert runs["disk"] == pytest.approx(runs["plain"], abs=1e-5)
+
+
+def test_soft_tokens_of_a_stage_that_fits_its_projection_are_refused(place, tmp_path):
+    """They would be those of before; such a stage trains the projection, and so has none."""
+    fit = {"fit_output": {"modalities": ["image"]}, "trainable": ["projector.proj_out.image.*"]}
+    config = cached_config(place, tmp_path / "x", "soft", **fit)
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    text = onellm("cache", str(tmp_path / "stage.yaml"), str(tmp_path / "cache"), code=2)
+    assert "every modality has trained parameters in front" in text
+
+
+def test_a_cache_leaves_out_what_is_broken(place, tmp_path):
+    shards = write_shards(tmp_path / "shards")
+    with tarfile.open(shards / "imu-train.tar") as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
+    members[2], members[5] = (members[2][0], b"broken"), (members[5][0], b"no json")
+    write_tar(shards / "imu-train.tar", members)
+    config = cached_config(place, tmp_path / "x", "soft").model_dump(mode="json")
+    config["data"] |= {"folder": str(shards), "faults": {"policy": "skip", "share": 0.2}}
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
+    text = onellm("cache", str(tmp_path / "stage.yaml"), str(tmp_path / "cache"))
+    assert "12 outputs" in text
+    assert "left out, by data.faults: 2 broken" in text
+    config["stage"]["frozen_folder"] = str(tmp_path / "cache")
+    run_training(parse(TrainConfig, config, where="test"))
+    told = read_metrics(tmp_path / "x" / "metrics.jsonl")[-1]["faults"]
+    assert told["imu"] >= 2  # the one without a text, once; the broken one each time it is drawn
 
 
 def test_a_stale_cache_is_refused(place, tmp_path):
@@ -231,6 +290,21 @@ def test_a_run_over_data_sets(place, tmp_path):
     config["out"] = str(tmp_path / "other")
     with pytest.raises(ConfigError, match=r"has media of imu, which stage\.modalities"):
         run_training(parse(TrainConfig, config, where="test"))
+
+
+def test_a_packaged_stage_over_other_data_by_one_override(place, tmp_path):
+    records = [json.loads((place / "mixed.json").read_text())[0]] * 8
+    (tmp_path / "mine.json").write_text(json.dumps(records))
+    (tmp_path / "good.png").write_bytes(picture(0))
+    words = [
+        *("train", "align_image", f"model={place / 'model'}", f"out={tmp_path / 'run'}"),
+        f"data.datasets={tmp_path / 'mine.json'}",
+        *("dtype=float32", "deepspeed=null", "batch={size: 4, per_device: 2}", "length.steps=2"),
+    ]
+    done = runner.invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, (done.stdout, done.stderr, done.exception)
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [set(record["losses"]) for record in records] == [{"image"}] * 2
 
 
 def test_broken_samples_are_counted_and_listed(place, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_runs import tiny_config
 
 from onellm.errors import ConfigError
@@ -54,6 +55,37 @@ def test_published_numbers():
 def test_config_errors(override, message):
     with pytest.raises(ConfigError, match=message):
         read_config("align_image", [override])
+
+
+@pytest.mark.parametrize("name", stage_names())
+@pytest.mark.parametrize("hardware", [None, "8x80gb"])
+def test_each_stage_takes_other_data_by_an_override(name, hardware):
+    usual = read_config(name, hardware=hardware).data
+    one = read_config(name, ["data.datasets=a.json"], hardware).data
+    assert [d.path for d in one.datasets] == ["a.json"]
+    assert (one.max_tokens, one.faults, one.augment) == (
+        *(usual.max_tokens, usual.faults, usual.augment),
+    )
+    several = "data.datasets=[a.json, {path: b.csv, modality: audio, weight: 2}]"
+    two = read_config(name, [several, "data.max_tokens=7"], hardware).data
+    assert [(d.path, d.modality) for d in two.datasets] == [("a.json", ""), ("b.csv", "audio")]
+    assert two.max_tokens == 7
+    with pytest.raises(ConfigError, match=r"data\.datasets replaces data\.folder"):
+        read_config(name, ["data.datasets=a.json", "data.folder=shards"], hardware)
+
+
+def test_a_file_with_data_sets_takes_a_folder_by_an_override(tmp_path):
+    file = tmp_path / "mine.yaml"
+    text = (CONFIGS / "align_image.yaml").read_text()
+    whole = yaml.safe_load(text)
+    whole["data"] = {"datasets": [{"path": "a.json"}], "max_tokens": 96}
+    file.write_text(yaml.safe_dump(whole))
+    data = read_config(file, ["data.folder=shards", "data.targets={qa: 1}"]).data
+    assert (data.datasets, data.folder, dict(data.targets)) == ((), "shards", {"qa": 1})
+    whole["data"]["folder"] = "shards"
+    file.write_text(yaml.safe_dump(whole))
+    with pytest.raises(ConfigError, match=r"data\.datasets replaces data\.folder"):
+        read_config(file)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ def test_too_many_in_a_row_stop_the_run(shards, tmp_path, monkeypatch):
         tiny_run(shards, tmp_path, optim={"max_skipped": 2})
 
 
-def test_counts_of_broken_samples_survive(tmp_path):
+@pytest.mark.parametrize(("ahead", "workers"), [(0, 0), (3, 0), (2, 1)])
+def test_counts_of_broken_samples_survive(tmp_path, ahead, workers):
     import tarfile
 
     from tiny_runs import write_tar
@@ -178,7 +179,8 @@ def test_counts_of_broken_samples_survive(tmp_path):
         members = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
     members[0] = (members[0][0], members[0][1][:60])
     write_tar(folder / "image-train.tar", members)
-    sections: dict[str, Any] = {"data": {"faults": {"policy": "skip", "share": 0.5}, "ahead": 0}}
+    data = {"faults": {"policy": "skip", "share": 0.5}, "ahead": ahead, "workers": workers}
+    sections: dict[str, Any] = {"data": data}
     _, records = tiny_run(folder, tmp_path / "whole", **sections)
     tiny_run(folder, tmp_path / "cut", **sections, length={"steps": 4})
     config = tiny_config(folder, tmp_path / "cut", **sections)

@@ -31,17 +31,15 @@ def gather_faults(engine: Engine, faults: Faults, names: Iterable[str]) -> dict[
     if faults.config.policy == "raise":
         return {}
     known = sorted(set(names))
-    own = [faults.reads, *(faults.by_modality[name] for name in known)]
-    reads, *counts = engine.sum(torch.tensor(own, dtype=torch.float64)).int().tolist()
+    own = [faults.reads, faults.set_aside, *(faults.by_modality[name] for name in known)]
+    reads, set_aside, *counts = engine.sum(torch.tensor(own, dtype=torch.float64)).int().tolist()
     found = {name: count for name, count in zip(known, counts, strict=True) if count}
-    faults.judge(reads, found)
+    faults.judge(reads, found, set_aside)
     return found
 
 
 def list_faults(faults: Faults, folder: Path, rank: int, step: int) -> None:
     """Append the broken samples of a step to ``faults/<rank>.jsonl`` of the run's folder.
-
-    A step that is done again after a restart is listed again.
 
     Args:
         faults: this device's counts.
@@ -57,3 +55,23 @@ def list_faults(faults: Faults, folder: Path, rank: int, step: int) -> None:
         for fault in fresh:
             line = {"step": step, "modality": fault.modality, "file": fault.file}
             file.write(json.dumps(line | {"message": fault.message}, ensure_ascii=False) + "\n")
+
+
+def forget_later(folder: Path, start: int) -> None:
+    """Take out of a run's lists what came after the step from which it goes on.
+
+    Args:
+        folder: of the run; one process does it for all.
+        start: optimiser steps done.
+    """
+    for path in sorted((folder / FOLDER).glob("*.jsonl")):
+        kept = [line for line in _complete(path) if json.loads(line)["step"] <= start]
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+
+
+def _complete(path: Path) -> list[str]:
+    """Lines of a list; what a crash cut off is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text[: text.rfind("\n") + 1].split("\n")[:-1]

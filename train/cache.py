@@ -267,7 +267,7 @@ class CachedStore:
         return vars(self) | {"_open": {}}  # open files do not travel to workers
 
 
-def write_cache(config: TrainConfig, folder: Path, progress: Progress) -> tuple[int, int]:
+def write_cache(config: TrainConfig, folder: Path, progress: Progress) -> tuple[int, int, int]:
     """Write the cache of a stage: what its frozen parts make of its media.
 
     Args:
@@ -276,7 +276,8 @@ def write_cache(config: TrainConfig, folder: Path, progress: Progress) -> tuple[
         progress: told how many samples are done.
 
     Returns:
-        how many outputs were written, and their bytes on disk.
+        how many outputs were written, their bytes on disk, and how many samples or media were left
+        out because they are broken.
 
     Raises:
         ConfigError: ``stage.frozen`` is ``"none"``, or everything is trained.
@@ -290,13 +291,16 @@ def write_cache(config: TrainConfig, folder: Path, progress: Progress) -> tuple[
         model.copy_path(stage.copy_path.source, stage.copy_path.targets)
     model.projector.active_experts = stage.active_experts or model.config.projector.experts
     select(model, stage.trainable, stage.modalities)
-    drawn = open_data(config.data, model.modalities, stage.modalities)
+    # Neither a LoRA nor stage.fit_output is applied: both change what lies behind the features, and
+    # a stage that trains the projector, as fit_output demands, has no frozen soft tokens.
+    faults = Faults(config.data.faults)
+    drawn = open_data(config.data, model.modalities, stage.modalities, faults)
     views = stage.frozen_views if config.data.augment else 0
     writer = CacheWriter(
         *(folder, model, stage.frozen, stage.modalities), views=views, seed=config.seed
     )
     title = f"{stage.frozen} of {', '.join(writer.modalities)}"
-    reader, faults = SignalReader(model.modalities), Faults(config.data.faults)
+    reader = SignalReader(model.modalities)
     seen = -1
 
     def follow(done: int, total: int) -> None:
@@ -307,4 +311,4 @@ def write_cache(config: TrainConfig, folder: Path, progress: Progress) -> tuple[
         seen = done
 
     count = writer.write(drawn.samples, reader, faults, follow)
-    return count, sum(file.stat().st_size for file in folder.iterdir())
+    return count, sum(file.stat().st_size for file in folder.iterdir()), faults.total

@@ -6,13 +6,20 @@ with which objective, the rest how. Every unknown key is an error that offers th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from onellm.config import StrictModel, apply_overrides, load_config, parse, read_yaml
+from onellm.config import StrictModel, apply_overrides, parse, read_yaml
 from onellm.data.datasets import DatasetConfig
 from onellm.data.faults import FaultConfig
 from onellm.data.plan import Layout
@@ -36,8 +43,10 @@ class DataConfig(StrictModel):
     """Which samples are drawn, and what text is trained on.
 
     Attributes:
-        datasets: data sets in any of the formats of docs/data.md; with them, ``folder``, ``split``,
-            ``targets``, ``balance`` and ``weights`` have nothing to say.
+        datasets: data sets in any of the formats of docs/data.md, each a section or a path alone;
+            one may stand without a list. ``folder``, ``split``, ``targets``, ``balance`` and
+            ``weights`` have nothing to say beside them: those of a stage's file are left out where
+            an override names data sets.
         folder: folder of ``<modality>-<split>.tar`` shards; ``"starter"`` is the packaged data.
         split: ``"train"`` or ``"test"``.
         targets: what text is trained on, with weights: see :data:`onellm.data.targets.Target`.
@@ -71,6 +80,14 @@ class DataConfig(StrictModel):
     workers: NonNegativeInt = 0
     shelf: str = ""
     shelf_gigabytes: PositiveFloat = 100.0
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _paths_alone(cls, value: Any) -> Any:
+        many = [value] if isinstance(value, str | Mapping) else value
+        if not isinstance(many, list | tuple):
+            return many
+        return [{"path": one} if isinstance(one, str) else one for one in many]
 
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> Self:
@@ -421,9 +438,9 @@ def read_config(
         ConfigError: missing file, unknown key or wrong value, each with its dotted path.
     """
     file = _find(path, CONFIGS, "stage", stage_names())
+    data, overrides = read_yaml(file), list(overrides)
     if hardware is None:
-        return load_config(TrainConfig, file, overrides)
-    data = read_yaml(file)
+        return parse(TrainConfig, _overridden(data, overrides), where=str(file))
     name = data.get("stage", {}).get("name", "")
     preset = read_yaml(_find(hardware, HARDWARE, "hardware preset", hardware_names()))
     strangers = set(preset) - {"all", "stages"}
@@ -431,7 +448,20 @@ def read_config(
         raise ConfigError(f"{hardware}: expected the keys all and stages; found {strangers}")
     for layer in (preset.get("all", {}), preset.get("stages", {}).get(name, {})):
         data = overlay(data, layer)
-    return parse(TrainConfig, apply_overrides(data, overrides), where=f"{file} on {hardware}")
+    return parse(TrainConfig, _overridden(data, overrides), where=f"{file} on {hardware}")
+
+
+def _overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A file's data under overrides; what says which data to take gives way to other data."""
+    keys = {override.partition("=")[0] for override in overrides}
+    section = data.get("data")
+    if isinstance(section, Mapping):
+        if "data.datasets" in keys:
+            kept = {k: v for k, v in section.items() if k not in IDLE_WITH_DATASETS}
+            data = {**data, "data": kept}
+        elif "data.folder" in keys:
+            data = {**data, "data": {k: v for k, v in section.items() if k != "datasets"}}
+    return apply_overrides(data, overrides)
 
 
 def _find(path: str | Path, folder: Path, what: str, names: list[str]) -> Path:

@@ -25,6 +25,7 @@ from onellm.model import OneLLM
 from onellm.prompts import encode_example
 from onellm.spelling import did_you_mean
 from onellm.train.blocks import apply_compute
+from onellm.train.broken import forget_later
 from onellm.train.cache import CachedStore
 from onellm.train.checkpoint import Checkpoints, check_same_run
 from onellm.train.config import TrainConfig, read_config
@@ -125,7 +126,6 @@ def prepare(
         add_lora(model, stage.lora, config.seed)
         if config.compute.llm_bits is not None:
             quantize_frozen(model.llm, device)
-    drawn = open_data(config.data, model.modalities, stage.modalities)
     checkpoints = Checkpoints(config.out, config.checkpoint.keep, config.checkpoint.keep_every)
     reader = SignalReader(model.modalities, config.data.keep_megabytes)
     faults = Faults(config.data.faults)
@@ -133,12 +133,13 @@ def prepare(
     # A run that goes on has counted it already.
     first = place.rank == 0 and checkpoints.newest() is None
     before = faults if first else Faults(config.data.faults)
+    drawn = open_data(config.data, model.modalities, stage.modalities, before)
     if stage.fit_output is not None and checkpoints.newest() is None:
         views = stage.frozen_views if config.data.augment else 0
         fit_output(
             *(model, stage.fit_output, drawn.samples, reader, before), views=views, seed=config.seed
         )
-    texts = [] if stage.objective == "lm" else drawn.texts()
+    texts = drawn.texts(before) if stage.objective == "contrastive" else []
     objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
     loader = _loader(config, model, drawn, reader, faults, place.world)
     _fill_store(config, objective, loader, drawn.samples, before, progress, device)
@@ -151,6 +152,8 @@ def prepare(
     steps = run_length(config, loader)
     start, skipped = _resume(config, engine, checkpoints, faults)
     try:
+        if place.rank == 0:  # the others append after the first step, which waits for this process
+            forget_later(Path(config.out), start)
         metrics = MetricsLog(
             Path(config.out) / "metrics.jsonl",
             start,

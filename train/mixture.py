@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 from onellm.data.datasets import mixture, open_dataset
-from onellm.data.loader import group_of
+from onellm.data.faults import Faults
+from onellm.data.lists import WithoutMedia, by_target, joined, outline, pieces_of
 from onellm.data.order import Part
 from onellm.data.packaged import starter_folder
 from onellm.data.sample import Sample
 from onellm.data.shards import read_folder
 from onellm.data.streams import Shelf
-from onellm.data.targets import examples
-from onellm.errors import ConfigError
+from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
 from onellm.train.config import DataConfig
 
 MANY_TEXTS = 20_000
+MANY_FILES = 16
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,42 @@ class Drawn:
     kept: list[Sequence[Sample]]
     samples: dict[str, Sequence[Sample]]
 
-    def texts(self) -> list[str]:
-        """Texts that stand for all: of each part at most 20 000, evenly from its whole."""
+    def texts(self, faults: Faults) -> list[str]:
+        """Texts that stand for all: of each part some 20 000, evenly from its whole.
+
+        Of a part of many files, evenly from :data:`MANY_FILES` of them, since each file may have to
+        be fetched.
+
+        Args:
+            faults: policy for samples that cannot be read; skipped ones are left out.
+
+        Raises:
+            BadInput: by the policy, or because no sample has a text.
+        """
         found = []
-        for samples in self.kept:
-            step = max(1, len(samples) // MANY_TEXTS)
-            turns = (samples[i].turns for i in range(0, len(samples), step))
-            found += [said[-1][1] for said in turns if said]
+        for part, samples in zip(self.parts, self.kept, strict=True):
+            places, read = _spread(samples), partial(outline, samples)
+            said = (sample.turns for _, sample in faults.each(read, places, part.group))
+            found += [turns[-1][1] for turns in said if turns]
+        if not found:
+            raise BadInput("the run's data", expected="samples with a text", found="none")
         return found
 
 
+def _spread(samples: Sequence[Sample]) -> list[int]:
+    """Evenly chosen places of a list, in evenly chosen files of it."""
+    pieces = pieces_of(samples) or (len(samples),)
+    ends = list(accumulate(pieces))
+    files = range(0, len(pieces), max(1, -(-len(pieces) // MANY_FILES)))
+    step = max(1, sum(pieces[n] for n in files) // MANY_TEXTS)
+    return [place for n in files for place in range(ends[n] - pieces[n], ends[n], step)]
+
+
 def open_data(
-    config: DataConfig, modalities: Mapping[str, Modality], names: Sequence[str]
+    config: DataConfig,
+    modalities: Mapping[str, Modality],
+    names: Sequence[str],
+    faults: Faults | None = None,
 ) -> Drawn:
     """Open what a run draws from.
 
@@ -54,23 +81,26 @@ def open_data(
         config: where it is.
         modalities: known modalities by name.
         names: those of the stage.
+        faults: policy and counts of samples that are gone through on the way; the policy of
+            ``config`` if left out.
 
     Raises:
-        BadInput: data that cannot be read.
+        BadInput: data that cannot be read, samples by the policy.
         ConfigError: data of a modality that the stage does not name, or that fit no target.
     """
+    faults = faults or Faults(config.faults)
     if not config.datasets:
-        samples = read_samples(config, modalities, names)
-        return Drawn(*build_parts(config, modalities, samples), dict(samples))
+        samples = read_samples(config, modalities, names, faults)
+        return Drawn(*build_parts(config, modalities, samples, faults), samples)
     shelf = shelf_of(config)
-    collections = [open_dataset(one, modalities, shelf) for one in config.datasets]
+    collections = [open_dataset(one, modalities, shelf, faults) for one in config.datasets]
     parts, kept = mixture(collections, media=config.media)
     _check_groups(parts, names)
     by_modality: dict[str, list[Sequence[Sample]]] = {}
     for part, part_samples in zip(parts, kept, strict=True):
         for name in names_in(part.group):
             by_modality.setdefault(name, []).append(part_samples)
-    return Drawn(parts, kept, {name: Chained(own) for name, own in by_modality.items()})
+    return Drawn(parts, kept, {name: joined(own) for name, own in by_modality.items()})
 
 
 def shelf_of(config: DataConfig) -> Shelf:
@@ -99,39 +129,29 @@ def _check_groups(parts: Iterable[Part], names: Sequence[str]) -> None:
             )
 
 
-class Chained(Sequence[Sample]):
-    """Several lists of samples, one behind the other."""
-
-    def __init__(self, parts: Sequence[Sequence[Sample]]) -> None:
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # never a slice
-        for part in self.parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
-
-
 def read_samples(
-    config: DataConfig, modalities: Mapping[str, Modality], names: Sequence[str]
-) -> dict[str, list[Sample]]:
-    """Read the samples of a folder of shards.
+    config: DataConfig,
+    modalities: Mapping[str, Modality],
+    names: Sequence[str],
+    faults: Faults | None = None,
+) -> dict[str, Sequence[Sample]]:
+    """Find the samples of a folder of shards.
 
     Args:
         config: where they are.
         modalities: known modalities by name.
         names: of those to read.
+        faults: policy for broken samples; the first is an error if left out.
     """
     folder = starter_folder() if config.folder == "starter" else Path(config.folder)
-    return read_folder(folder, config.split, modalities, names)
+    return read_folder(folder, config.split, modalities, names, faults)
 
 
 def build_parts(
-    config: DataConfig, modalities: Mapping[str, Modality], samples: Mapping[str, list[Sample]]
+    config: DataConfig,
+    modalities: Mapping[str, Modality],
+    samples: Mapping[str, Sequence[Sample]],
+    faults: Faults,
 ) -> tuple[list[Part], list[Sequence[Sample]]]:
     """One part for each modality and target that has examples.
 
@@ -139,29 +159,28 @@ def build_parts(
         config: targets, balance and weights.
         modalities: known modalities, for their caption prompts.
         samples: by modality.
+        faults: policy for samples without readable texts.
 
     Raises:
+        BadInput: by the policy.
         ConfigError: a target that no sample has, or a modality without any target.
     """
+    shares: dict[str, float] = {str(target): share for target, share in config.targets.items()}
     parts: list[Part] = []
     kept: list[Sequence[Sample]] = []
     for name, found in samples.items():
-        by_target = {
-            target: examples(found, target, modalities[name].caption_prompt)
-            for target in config.targets
-        }
-        by_target = {target: made for target, made in by_target.items() if made}
-        if not config.media:
-            by_target = {t: [replace(s, media=()) for s in m] for t, m in by_target.items()}
-        if not by_target:
-            raise ConfigError(f"data: no sample of {name} has any of {list(config.targets)}")
-        share = sum(config.targets[target] for target in by_target)
-        for target, made in by_target.items():
+        prompt = modalities[name].caption_prompt
+        lists = by_target(found, list(shares), prompt, faults, name)
+        if not lists:
+            raise ConfigError(f"data: no sample of {name} has any of {list(shares)}")
+        whole = sum(shares[target] for target in lists)
+        for target, made in lists.items():
             size = len(found) if config.balance == "size" else 1
-            weight = config.targets[target] / share * size * config.weights.get(name, 1.0)
-            parts.append(Part(f"{name}/{target}", group_of(made[0]), len(made), weight))
-            kept.append(made)
-    unused = set(config.targets) - {part.name.split("/")[1] for part in parts}
+            weight = shares[target] / whole * size * config.weights.get(name, 1.0)
+            group = name if config.media else "text"
+            parts.append(Part(f"{name}/{target}", group, len(made), weight))
+            kept.append(made if config.media else WithoutMedia(made))
+    unused = set(shares) - {part.name.split("/")[1] for part in parts}
     if unused:
         raise ConfigError(f"data.targets: no sample has {', '.join(sorted(unused))}")
     return parts, kept

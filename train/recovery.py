@@ -15,6 +15,7 @@ def fault_facts(faults: Faults) -> dict[str, Any]:
         "reads": faults.reads,
         "by_modality": dict(faults.by_modality),
         "by_file": dict(faults.by_file),
+        "set_aside": faults.set_aside,
     }
 
 
@@ -35,3 +36,4 @@ def restore_faults(faults: Faults, told: Iterable[Mapping[str, Any]], rank: int)
         faults.reads += int(facts["reads"])
         faults.by_modality += Counter(facts["by_modality"])
         faults.by_file += Counter(facts["by_file"])
+        faults.set_aside += int(facts.get("set_aside", 0))

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from onellm.data.faults import Faults
+from onellm.data.lists import by_target, outline
 from onellm.data.loader import SignalReader, medium_key
 from onellm.data.sample import Sample
-from onellm.data.targets import examples
-from onellm.errors import ConfigError
+from onellm.errors import BadInput, ConfigError
 from onellm.model import OneLLM
 from onellm.train.config import FitOutput
 from onellm.train.media import same_shape, vary
@@ -78,6 +78,7 @@ def fit_output(
 
     Raises:
         ConfigError: a modality without samples of that target.
+        BadInput: a broken sample, by the policy; or no other.
     """
     training = model.training
     model.eval()
@@ -127,12 +128,13 @@ def _pairs(
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Mixed queries (S, D) and word embeddings (S, D_llm) of a modality, float64."""
-    made = examples(samples, config.target, model.modality(name).caption_prompt)
-    if not made:
+    prompt = model.modality(name).caption_prompt
+    made = by_target(samples, [config.target], prompt, faults, name).get(config.target)
+    if made is None:
         raise ConfigError(f"stage.fit_output: no sample of {name} has a target {config.target!r}")
     texts = {
         medium_key(sample, position): sample.turns[-1][1]
-        for sample in made
+        for sample in (outline(made, index) for index in range(len(made)))
         for position in range(len(sample.media))
     }
     different = sorted(set(texts.values()))
@@ -144,4 +146,6 @@ def _pairs(
             features = model.features(name, torch.stack(signals).to(model.device))
             mixed.append(model.projector.mix(features).float().mean(1))
             wanted.append(torch.stack([vector[texts[key]] for key, _ in chunk]))
+    if not mixed:
+        raise BadInput(f"{name} data", expected="a readable sample", found="broken ones alone")
     return torch.cat(mixed).double(), torch.cat(wanted).double()
