@@ -21,8 +21,9 @@ from onellm.llm import build_llama
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.upm import UPMConfig
 from onellm.slots import empty_parameters
-from onellm.train.config import TrainConfig, read_config
+from onellm.train.config import TrainConfig
 from onellm.train.flops import Costs
+from onellm.train.packaged import read_config
 from onellm.train.trainables import select
 
 DEVICES = (8, 16, 32, 64, 128, 256, 512)

@@ -58,3 +58,19 @@ class MissingExtra(OneLLMError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'onellm[{extra}]'")
+
+
+def plain_reason(error: OSError) -> str:
+    """What an error of the operating system says, without its number.
+
+    Args:
+        error: as it was caught.
+
+    Returns:
+        such as ``"answers/a.jsonl: no such file or directory"``; the file is left out where the
+        error has none.
+    """
+    if not error.strerror:  # raised by a library with a sentence of its own
+        return str(error) or type(error).__name__
+    reason = error.strerror[0].lower() + error.strerror[1:]
+    return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -21,9 +22,10 @@ from onellm.train.engine import Place, PlainEngine
 from onellm.train.flops import Costs, encoder_flops, projector_flops
 from onellm.train.launch import prepare
 from onellm.train.meter import Meter, Tally
-from onellm.train.metrics import MetricsLog, Progress, flat, line, read_metrics
+from onellm.train.metrics import MetricsLog, Progress, flat, line, note, read_metrics
 from onellm.train.plot import plot_runs, short, ticks
 from onellm.train.provenance import fingerprints
+from onellm.train.telling import Lines
 from onellm.train.trainables import select
 
 
@@ -62,6 +64,17 @@ def test_a_line_for_logs(run):
         assert word in told
     assert "\n" not in told
     assert line(Progress("test", "frozen", 1, 2)) == "test frozen 1/2"
+    assert line(note("test", "begins")) == "test: begins"
+
+
+def test_lines_of_what_is_computed_once_come_now_and_then():
+    written: list[str] = []
+    now = 0.0
+    lines = Lines(written.append, clock=lambda: now)
+    for done in range(0, 100, 10):
+        now += 1.0
+        lines(Progress("test", "frozen", done, 90))
+    assert written == ["test frozen 0/90", "test frozen 50/90", "test frozen 90/90"]
 
 
 def test_where_a_run_came_from(run, shards):
@@ -280,7 +293,18 @@ def test_several_runs_overlay(run, shards, tmp_path):
     assert "<script" not in html
 
 
+def test_a_folder_of_runs_is_all_of_them(run, shards, tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        shutil.copy(run / "metrics.jsonl", tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    assert list(read_runs([tmp_path])) == ["a", "b"]
+    assert list(read_runs([tmp_path / "b"])) == ["b"]
+
+
 def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(BadInput, match=r"There is no .*gone"):
+        plot_runs([tmp_path / "gone"], tmp_path)
     with pytest.raises(BadInput, match=r"metrics\.jsonl: expected metrics of a training run"):
         plot_runs([tmp_path], tmp_path)
 
