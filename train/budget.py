@@ -1,4 +1,4 @@
-"""Bytes of a run by component, on each device and in its machine's memory, after ZeRO and offload."""
+"""Bytes of a run by component, on each device and in its machine's memory."""
 
 from __future__ import annotations
 
