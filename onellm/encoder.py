@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from onellm.config import StrictModel
 from onellm.errors import ConfigError
+from onellm.light import light
 from onellm.sequence import TokenSeq
 
 
@@ -167,5 +168,13 @@ def build_visual(config: EncoderConfig) -> VisionTransformer:
         heads=config.heads,
         mlp_ratio=config.mlp_ratio,
         output_dim=config.output_dim,
-        act_layer=QuickGELU if config.quick_gelu else nn.GELU,
+        act_layer=LightQuickGELU if config.quick_gelu else nn.GELU,
     )
+
+
+class LightQuickGELU(QuickGELU):
+    """open_clip's x·σ(1.702x), of which only x is kept for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation."""
+        return light(super().forward, x)

@@ -46,12 +46,12 @@ def speed_of(config: TrainConfig, gpu: str = "", tflops: float | None = None) ->
     if gpu:
         if gpu not in PEAK_TFLOPS:
             raise ConfigError(f"unknown GPU {gpu!r}.{did_you_mean(gpu, PEAK_TFLOPS)}")
-        return _share(PEAK_TFLOPS[gpu], f"{gpu}'s")
+        return _share(PEAK_TFLOPS[gpu], f"the {gpu}'s")
     device = pick_device()
     here = torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
     return _share(peak_flops(device, config) / 1e12, f"this machine's {here}'s")
 
 
 def _share(peak: float, whose: str) -> Speed:
-    words = f"{REACHED:.0%}, an assumption, of the {whose} {peak:.3g} (--tflops says otherwise)"
+    words = f"{REACHED:.0%}, an assumption, of {whose} {peak:.3g} (--tflops says otherwise)"
     return Speed(REACHED * peak, words)
