@@ -1,6 +1,6 @@
 """The dry run's memory: against what a run really takes here, and for 7B on the hardware presets.
 
-    python benchmarks/memory.py --measure               (a run of 100 M parameters, two minutes)
+    python benchmarks/memory.py --measure               (runs of 100 M parameters, some minutes)
     python benchmarks/memory.py --presets               (nothing is run)
 
 A run is measured in a process of its own: the most memory the system gave it, less what it had
@@ -29,17 +29,32 @@ from onellm.model import OneLLM, OneLLMConfig
 from onellm.preset import TinyLLM
 from onellm.projection.upm import UPMConfig
 from onellm.tiny_llm import build_tiny_llm
-from onellm.train.config import TrainConfig, hardware_names, read_config
-from onellm.train.dry_run import divide, dry_run, set_up
+from onellm.train.budget import divide
+from onellm.train.config import TrainConfig
+from onellm.train.dry_run import dry_run, set_up
 from onellm.train.launch import run_training
-from onellm.train.memory import Shapes, measure_passes
+from onellm.train.memory import measure_passes
+from onellm.train.packaged import hardware_names, overlay, read_config, read_machine
+from onellm.train.shapes import Shapes
 
 STAGES = ("align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct")
 SIZES = {
     "tiny": {"vocab": 512, "width": 64, "layers": 2, "heads": 2},
     "small": {"vocab": 4096, "width": 768, "layers": 12, "heads": 12},
 }
-TRAINED = {"projector": ["projector.*", "tags.*"], "llm": ["llm.*"]}
+PROJECTOR: dict[str, Any] = {"trainable": ["projector.*", "tags.*"]}
+LLM: dict[str, Any] = {"trainable": ["llm.*"]}
+CASES: dict[str, dict[str, Any]] = {
+    "projector": {"stage": PROJECTOR},
+    "projector, features stored": {"stage": PROJECTOR | {"frozen": "features"}},
+    "llm": {"stage": LLM},
+    "llm, blocks recomputed": {"stage": LLM, "compute": {"recompute": ["llm"]}},
+    "llm, bfloat16": {"stage": LLM, "dtype": "bfloat16"},
+    "llm, two passes of packed rows": {
+        "stage": LLM,
+        "batch": {"size": 16, "per_device": 8, "arrange": "length", "pack": True},
+    },
+}
 
 
 def main() -> None:
@@ -49,6 +64,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--cases", nargs="+", choices=CASES, help="of --measure; all if left out")
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--measure", action="store_true", help="a run against its estimate")
@@ -60,7 +76,7 @@ def main() -> None:
         return
     result: dict[str, Any] = {"benchmark": "memory", "size": options.size}
     if options.measure or not options.presets:
-        result["measured"] = [measure(options, name) for name in TRAINED]
+        result["measured"] = [measure(options, name) for name in options.cases or CASES]
     if options.presets:
         result["presets"] = presets()
     print(json.dumps(result))
@@ -69,11 +85,11 @@ def main() -> None:
 # -- measured -----------------------------------------------------------------------------------
 
 
-def measure(options: argparse.Namespace, trained: str) -> dict[str, Any]:
+def measure(options: argparse.Namespace, case: str) -> dict[str, Any]:
     """Estimate a run, run it in a process of its own, and compare."""
     with tempfile.TemporaryDirectory() as folder:
         save_start(Path(folder) / "start", options.size)
-        config = run_of(Path(folder), options.batch, TRAINED[trained])
+        config = run_of(Path(folder), options.batch, CASES[case])
         (Path(folder) / "run.json").write_text(json.dumps(config.model_dump(mode="json")))
         estimated = dry_run(config).peak
         done = subprocess.run(
@@ -84,7 +100,7 @@ def measure(options: argparse.Namespace, trained: str) -> dict[str, Any]:
         )
         told = json.loads(done.stdout.splitlines()[-1])
     row = {
-        "trained": trained,
+        "case": case,
         "estimated_mb": round(estimated / 1e6, 1),
         "measured_mb": round(told["peak"] / 1e6, 1),
         "ratio": round(estimated / told["peak"], 3),
@@ -111,13 +127,13 @@ def save_start(folder: Path, size: str) -> None:
     OneLLM(config, llm, text).save_pretrained(folder)
 
 
-def run_of(folder: Path, batch: int, trainable: list[str]) -> TrainConfig:
+def run_of(folder: Path, batch: int, case: dict[str, Any]) -> TrainConfig:
     """Three steps on the packaged pictures."""
     plain: dict[str, Any] = {
         "model": str(folder / "start"),
         "out": str(folder / "out"),
         "data": {"targets": {"describe": 1}, "ahead": 0},
-        "stage": {"name": "measured", "modalities": ["image"], "trainable": trainable},
+        "stage": {"name": "measured", "modalities": ["image"]},
         "optim": {"lr": 1e-5},
         "batch": {"size": batch},
         "length": {"steps": 3},
@@ -125,7 +141,7 @@ def run_of(folder: Path, batch: int, trainable: list[str]) -> TrainConfig:
         "compute": {"attention": "sdpa"},
         "log": {"peak_tflops": 1.0},
     }
-    return parse(TrainConfig, plain, where="memory.py")
+    return parse(TrainConfig, overlay(plain, case), where="memory.py")
 
 
 def run_and_measure(folder: Path) -> dict[str, float]:
@@ -158,7 +174,7 @@ def presets() -> list[dict[str, Any]]:
     print("| preset | stage | ZeRO | a pass | GB a GPU | GB of the machine a GPU |")
     print("|---|---|---|---|---|---|")
     for hardware in hardware_names():
-        world = int(hardware.partition("x")[0])
+        world = read_machine(hardware).devices
         for stage in STAGES:
             config = read_config(stage, [], hardware)
             per_device, passes = config.batch.split(world)

@@ -1,4 +1,4 @@
-"""Norms and gates that are made again in the backward pass: less memory, no more matrix products."""
+"""Norms and gates that are made again in the backward pass: less memory, as many products."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Calls(TorchDispatchMode):
 
 
 def run(monkeypatch: Any, *, plain: bool) -> tuple[int, int, dict[str, torch.Tensor]]:
-    """Bytes kept for the backward pass, matrix products in all, and gradients of an expert block."""
+    """Bytes an expert block keeps for the backward pass, matrix products in all, gradients."""
     if plain:
         monkeypatch.setattr(experts, "light", lambda function, *inputs: function(*inputs))
     torch.manual_seed(0)

@@ -112,7 +112,7 @@ MIXED: dict[str, Any] = {
 }
 
 
-# Adam divides gradients by their size, so that a larger rate would show the rounding of those near 0.
+# Adam divides gradients by their size: a larger rate would show the rounding of those near 0.
 UPDATE: dict[str, Any] = {
     "length": {"steps": 2},
     "optim": {"lr": 2e-5, "warmup_steps": 0},

@@ -195,7 +195,9 @@ def _language(
     # One look-up for the whole batch, as in splicing: its gradient is as large as the table.
     ids_S = torch.empty(sum(shapes.lengths), dtype=torch.long, device=META)
     rows = []
-    for text_SD, count in zip(embed(ids_S).split(shapes.lengths), shapes.media_of, strict=True):
+    for text_SD, count in zip(
+        embed(ids_S).split(list(shapes.lengths)), shapes.media_of, strict=True
+    ):
         media, pool = [m.to(text_SD.dtype) for m in pool[:count]], pool[count:]
         rows.append(torch.cat([text_SD[:1], *media, text_SD[1:]]))
     embeds_BTD = torch.cat(rows)[None] if pack else _padded(rows)
