@@ -9,11 +9,13 @@ from typing import Any
 import typer
 
 from onellm.errors import OneLLMError
+from onellm.quiet import hush
 
 
 @contextmanager
 def manners(on_interrupt: str = "interrupted") -> Iterator[None]:
     """Our own errors in one line without a traceback (exit code 2), Ctrl-C with a hint (130)."""
+    hush()
     try:
         yield
     except (OneLLMError, OSError) as error:

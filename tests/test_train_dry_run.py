@@ -218,7 +218,7 @@ def test_speed():
     assert speed_of(config, "RTX 4090", 80.0) == speed_of(config, "", 80.0)
     assert speed_of(config).tflops > 0
     with pytest.raises(ConfigError, match="Did you mean 'A100'"):
-        speed_of(config, "A10O")
+        speed_of(config, "A1000")
     for name in hardware_names():
         machine = read_machine(name)
         assert machine.devices == int(name.partition("x")[0])

@@ -74,8 +74,8 @@ def test_what_a_run_leaves_behind(shards, tmp_path):
     assert [p.done for p in told] == [1, 2, 3, 4, 5, 6]
     assert told[0].total == 6
     (opening,) = (p.text for p in seen if p.phase == "note")
-    assert opening.startswith("6 steps of 8 samples out of image 16, imu 12; trains ")
-    assert f"(tokenizers, projector, tags, positions) on cpu, into {out}" in opening
+    assert opening.startswith("6 steps of 8 samples out of image 8, imu 6; trains ")
+    assert f"(tokenizers, positions, projector, tags) on cpu, into {out}" in opening
     folders = sorted(p.name for p in (out / "checkpoints").iterdir())
     assert folders == ["latest", "step-000004", "step-000006"]
 

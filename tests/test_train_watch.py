@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import math
 import shutil
@@ -25,6 +26,7 @@ from onellm.train.meter import Meter, Tally
 from onellm.train.metrics import MetricsLog, Progress, flat, line, note, read_metrics
 from onellm.train.plot import plot_runs, short, ticks
 from onellm.train.provenance import fingerprints
+from onellm.train.sinks import TensorBoard
 from onellm.train.telling import Lines
 from onellm.train.trainables import select
 
@@ -241,6 +243,7 @@ def test_weights_and_biases_goes_on_with_the_same_run(shards, tmp_path, monkeypa
             seen.append("finished")
 
     wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)  # others ask whether it is there
     wandb.init = lambda **told: seen.append(told) or Run()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     sections: dict[str, Any] = {"log": {"wandb": "project"}, "length": {"steps": 2}}
@@ -263,6 +266,29 @@ def test_tensorboard_writes_events(shards, tmp_path):
     pytest.importorskip("tensorboard")
     tiny_run(shards, tmp_path, log={"tensorboard": True}, length={"steps": 2})
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_tensorboard_forgets_steps_that_are_done_again(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        sink = TensorBoard(tmp_path, start)
+        for step in steps:
+            sink.write(step, {"step": step, "loss": float(step + 10 * start)})
+        sink.close()
+    told = EventAccumulator(str(tmp_path))
+    told.Reload()
+    found = [(e.step, e.value) for e in told.Scalars("loss")]
+    assert found == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0), (5, 25.0)]
+
+
+def test_the_real_weights_and_biases_takes_a_run(shards, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    tiny_run(shards, tmp_path, log={"wandb": "onellm"}, length={"steps": 2})
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 # -- curves -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from onellm.data.faults import Faults
 from onellm.data.loader import SignalReader
 from onellm.errors import CheckpointError, ConfigError, OneLLMError, plain_reason
 from onellm.model import OneLLM
+from onellm.quiet import hush
 from onellm.train.blocks import apply_compute
 from onellm.train.checkpoint import Checkpoints, check_same_run
 from onellm.train.config import TrainConfig
@@ -156,7 +157,7 @@ def prepare(
             Path(config.out) / "metrics.jsonl",
             start,
             enabled=place.rank == 0,
-            sinks=open_sinks(config) if place.rank == 0 else (),
+            sinks=open_sinks(config, start) if place.rank == 0 else (),
         )
     except OSError as error:
         reason = plain_reason(error)
@@ -216,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # DeepSpeed's launcher adds it; LOCAL_RANK in the environment says the same.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    hush()
     try:
         config = read_config(options.config, options.overrides, options.hardware)
         run_training(config, Lines(partial(print, flush=True)))
