@@ -34,7 +34,9 @@ from onellm.tiny_llm import build_tiny_llm
 from onellm.train.budget import divide
 from onellm.train.config import TrainConfig
 from onellm.train.dry_run import dry_run, set_up
+from onellm.train.flops import encoder_tokens
 from onellm.train.launch import run_training
+from onellm.train.media import is_frozen
 from onellm.train.memory import measure_passes
 from onellm.train.meter import process_bytes
 from onellm.train.packaged import hardware_names, overlay, read_config, read_machine
@@ -69,6 +71,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--hardware", nargs="+", help="of --presets; all if left out")
     parser.add_argument("--cases", nargs="+", choices=CASES, help="of --measure; all if left out")
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=8)
@@ -83,7 +86,7 @@ def main() -> None:
     if options.measure or not options.presets:
         result["measured"] = [measure(options, name) for name in options.cases or CASES]
     if options.presets:
-        result["presets"] = presets()
+        result["presets"] = presets(options.hardware or hardware_names())
     print(json.dumps(result))
 
 
@@ -170,12 +173,23 @@ def run_and_measure(folder: Path) -> dict[str, float]:
 # -- presets ------------------------------------------------------------------------------------
 
 
-def presets() -> list[dict[str, Any]]:
+def unlike(model: OneLLM, config: TrainConfig) -> list[str]:
+    """The stage's modalities, of those that take the same shapes the first."""
+    found: dict[tuple[int, int, bool], str] = {}
+    for name in config.stage.modalities:
+        modality = model.modality(name)
+        frames = len(modality.example()) if modality.frame_axis else 1
+        learned = not is_frozen(model, name, "features")
+        found.setdefault((encoder_tokens(model, name), frames, learned), name)
+    return list(found.values())
+
+
+def presets(names: list[str]) -> list[dict[str, Any]]:
     """GB of each GPU for each stage on each preset, at its dearest modality."""
     empty, rows = published_model().to("meta"), []
     print("| preset | stage | ZeRO | a pass | GB a GPU | GB of the machine a GPU |")
     print("|---|---|---|---|---|---|")
-    for hardware in hardware_names():
+    for hardware in names:
         world = read_machine(hardware).devices
         for stage in STAGES:
             config = read_config(stage, [], hardware)
@@ -183,7 +197,7 @@ def presets() -> list[dict[str, Any]]:
             best: tuple[float, float] = (0.0, 0.0)
             model = copy.deepcopy(empty)
             set_up(model, config)
-            for name in config.stage.modalities:
+            for name in unlike(model, config):
                 spread = CAPTION if stage != "instruct" else CONVERSATION
                 text = tuple(lengths(per_device, spread))
                 shapes = Shapes({name: per_device}, text, (1,) * per_device, sum(text) // 2)
