@@ -2,10 +2,10 @@
 
 Alignment for each modality and instruction tuning, with texts whose lengths are spread as in
 LLaVA's data: captions around 14 tokens, conversations around 160 with a long tail. The published
-recipe pads them to 96 and to 2,048 (see ``published_step.py``); ours packs conversations. Both
-sides' losses must agree. By default every width of the published model is divided by 16, the
-vocabulary too, and depths are kept, so that the parts' shares of the work are those of the 7B
-model. The last line is JSON.
+recipe pads them to 96 and to 2,048 (see ``published_step.py``); ours packs them into rows, as the
+packaged stages do. Both sides' losses must agree. By default every width of the published model is
+divided by 16, the vocabulary too, and depths are kept, so that the parts' shares of the work are
+those of the 7B model. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -157,9 +157,9 @@ def samples(model: OneLLM, name: str, stage: str, count: int) -> Batch:
     return made
 
 
-def passes_of(batch: Batch, *, pack: bool) -> list[Batch]:
-    """Our passes of some four samples: of like length, or packed into rows of like length."""
-    layout = Layout(per_device=4, arrange="length", pack=pack)
+def passes_of(batch: Batch) -> list[Batch]:
+    """Our passes of some four samples: rows of like length."""
+    layout = Layout(per_device=4, arrange="length", pack=True)
     lengths = [len(example.ids) for example in batch]
     return [devices[0] for devices in plan(batch, lengths, layout)]
 
@@ -175,7 +175,7 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
     batch = samples(model, name, stage, count)
     alignment = stage == "alignment"
     published = PublishedStep(copy.deepcopy(model), 96 if alignment else 2048 - 32)
-    objective = LanguageModelling(model, pack=not alignment)
+    objective = LanguageModelling(model, pack=True)
     for part in options.recompute:
         for block in blocks_of(model, part):
             recompute(block)
@@ -185,7 +185,7 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
 
     # Accumulation is part of both: four samples a device, as published.
     sides: dict[str, tuple[Any, Any, Any]] = {
-        "ours": (ours, list(objective.trained().values()), passes_of(batch, pack=not alignment)),
+        "ours": (ours, list(objective.trained().values()), passes_of(batch)),
         "published": (
             published,
             published.trained(),
