@@ -19,7 +19,12 @@ def wait(device: torch.device) -> None:
 
 
 def seconds_of(
-    runs: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int, *, warm: bool = True
+    runs: Mapping[str, Callable[[], Any]],
+    device: torch.device,
+    rounds: int,
+    *,
+    warm: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of several ways to do a thing, run in turns so that all see the same machine.
 
@@ -28,6 +33,7 @@ def seconds_of(
         device: where they work.
         rounds: times that each is run.
         warm: run each once beforehand, untimed; False where that has been done.
+        clock: seconds, rising; ``time.process_time`` where other work would be in the way.
     """
     for run in runs.values() if warm else ():
         run()
@@ -35,10 +41,10 @@ def seconds_of(
     for _ in range(rounds):
         for name, run in runs.items():
             wait(device)
-            began = time.perf_counter()
+            began = clock()
             run()
             wait(device)
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(clock() - began)
     return {name: statistics.median(times) for name, times in taken.items()}
 
 

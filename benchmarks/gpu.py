@@ -34,14 +34,15 @@ from onellm.llm import build_llama
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.upm import UPMConfig
 from onellm.train.blocks import apply_compute
+from onellm.train.budget import divide
 from onellm.train.config import TrainConfig
-from onellm.train.dry_run import divide
 from onellm.train.engine import Place, build_engine
 from onellm.train.flops import Costs, measured_flops, peak_flops
 from onellm.train.lora import add_lora
-from onellm.train.memory import measure_passes, shapes_of
+from onellm.train.memory import measure_passes
 from onellm.train.meter import memory_gb
 from onellm.train.objectives import LanguageModelling
+from onellm.train.shapes import shapes_of
 from onellm.train.trainables import select
 
 GOALS = {"align_samples_per_s": 80.0, "align_mfu": 0.40, "instruct_tokens_per_s": 8000.0}

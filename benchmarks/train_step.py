@@ -2,9 +2,10 @@
 
 Alignment for each modality and instruction tuning, with texts whose lengths are spread as in
 LLaVA's data: captions around 14 tokens, conversations around 160 with a long tail. The published
-recipe pads them to 96 and to 2,048; see ``published_step.py``. Both sides' losses must agree. By
-default every width of the published model is divided by 16, the vocabulary too, and depths are
-kept, so that the parts' shares of the work are those of the 7B model. The last line is JSON.
+recipe pads them to 96 and to 2,048 (see ``published_step.py``); ours packs them into rows, as the
+packaged stages do. Both sides' losses must agree. By default every width of the published model is
+divided by 16, the vocabulary too, and depths are kept, so that the parts' shares of the work are
+those of the 7B model. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import copy
 import json
 import math
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,12 +26,14 @@ from sizes import DTYPES, LLMS, TINY_MODALITIES
 from torch import Tensor, nn
 
 from onellm.data.loader import Batch, Example, Medium
+from onellm.data.plan import Layout, plan
 from onellm.encoder import EncoderConfig
 from onellm.llm import build_llama
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.upm import UPMConfig
 from onellm.registry import modality_classes
 from onellm.splice import IGNORED
+from onellm.train.blocks import blocks_of, recompute
 from onellm.train.memory import LiveBytes
 from onellm.train.objectives import LanguageModelling
 from onellm.train.trainables import matches, select
@@ -37,7 +41,7 @@ from onellm.train.trainables import matches, select
 EXAMPLES = """examples:
   python benchmarks/train_step.py --size tiny
   python benchmarks/train_step.py
-  python benchmarks/train_step.py --divide 8 --modalities image audio
+  python benchmarks/train_step.py --divide 8 --modalities image audio --stages alignment
 """
 ALIGN = (
     *("tokenizers.{modality}.*", "positions.{modality}", "projector.proj_in.{modality}.*"),
@@ -47,8 +51,8 @@ ALIGN = (
 CAPTION, CONVERSATION = (14, 0.5, 4, 95), (160, 0.9, 16, 2015)
 """Median, spread of the logarithm, least and most tokens."""
 CLOSE = 1e-3
-PACK: dict[str, bool] = {}
-"""Options of our objective that put the samples of a pass into one row."""
+OPTIONS = ("size", "dtype", "batch", "rounds", "recompute", "processor_time")
+STAGES, PARTS = ("alignment", "instruction"), ("encoder", "projector", "llm")
 
 
 def main() -> None:
@@ -56,19 +60,18 @@ def main() -> None:
     torch.manual_seed(0)
     rows = []
     names = options.modalities or list(modality_classes())
-    for name in names:
-        rows.append(measure("alignment", name, options))
-        print(tell(rows[-1]), flush=True)
-    for name in names[:1] if options.instruct_one else names:
-        rows.append(measure("instruction", name, options))
-        print(tell(rows[-1]), flush=True)
+    for stage in options.stages:
+        few = stage == "instruction" and options.instruct_one
+        for name in names[:1] if few else names:
+            rows.append(measure(stage, name, options))
+            print(tell(rows[-1]), flush=True)
     result: dict[str, Any] = {
         "benchmark": "train_step",
-        **{key: getattr(options, key) for key in ("size", "dtype", "batch", "rounds")},
+        **{key: getattr(options, key) for key in OPTIONS},
         **machine(torch.device(options.device)),
         "rows": rows,
     }
-    for stage in ("alignment", "instruction"):
+    for stage in options.stages:
         own = [row for row in rows if row["stage"] == stage]
         result[stage] = {
             "speed_ratio": round(geometric_mean([row["speed_ratio"] for row in own]), 3),
@@ -91,6 +94,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--modalities", nargs="+", help="all if left out")
     parser.add_argument("--batch", type=int, default=4, help="samples of a step, a multiple of 4")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--processor-time", action="store_true", help="on a CPU that others are using, too"
+    )
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument(
+        "--recompute", nargs="+", choices=PARTS, default=(), help="blocks of ours that keep nothing"
+    )
     parser.add_argument(
         "--instruct-one", action="store_true", help="instruction tuning for the first one only"
     )
@@ -147,10 +157,11 @@ def samples(model: OneLLM, name: str, stage: str, count: int) -> Batch:
     return made
 
 
-def passes_of(batch: Batch, size: int) -> list[Batch]:
-    """Passes of samples of like length."""
-    ordered = sorted(batch, key=lambda example: len(example.ids))
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+def passes_of(batch: Batch) -> list[Batch]:
+    """Our passes of some four samples: rows of like length."""
+    layout = Layout(per_device=4, arrange="length", pack=True)
+    lengths = [len(example.ids) for example in batch]
+    return [devices[0] for devices in plan(batch, lengths, layout)]
 
 
 def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -164,14 +175,17 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
     batch = samples(model, name, stage, count)
     alignment = stage == "alignment"
     published = PublishedStep(copy.deepcopy(model), 96 if alignment else 2048 - 32)
-    objective = LanguageModelling(model, **(PACK if stage == "instruction" else {}))
+    objective = LanguageModelling(model, pack=True)
+    for part in options.recompute:
+        for block in blocks_of(model, part):
+            recompute(block)
 
     def ours(part: Batch) -> tuple[Tensor, int]:
         return objective(part).total, sum(objective.counts(part))
 
     # Accumulation is part of both: four samples a device, as published.
     sides: dict[str, tuple[Any, Any, Any]] = {
-        "ours": (ours, list(objective.trained().values()), passes_of(batch, 4)),
+        "ours": (ours, list(objective.trained().values()), passes_of(batch)),
         "published": (
             published,
             published.trained(),
@@ -185,7 +199,8 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
     memory = {side: peak for side, (_, peak) in first.items()}
     if not abs(losses["ours"] - losses["published"]) <= CLOSE * losses["published"]:
         raise SystemExit(f"{stage}, {name}: the losses differ: {losses}")
-    taken = seconds_of(steps, device, options.rounds, warm=False)
+    clock = time.process_time if options.processor_time else time.perf_counter
+    taken = seconds_of(steps, device, options.rounds, warm=False, clock=clock)
     text = [len(example.ids) for example in batch]
     return {
         "stage": stage,

@@ -218,7 +218,7 @@ def cache(
     with manners():
         from onellm.progress import watch
         from onellm.train.cache import write_cache
-        from onellm.train.config import read_config
+        from onellm.train.packaged import read_config
 
         settings = read_config(config, overrides or [])
         with watch() as progress:
@@ -253,7 +253,7 @@ class _Asked:
 
         self.max_tokens = 0
         if _is_config(source):
-            from onellm.train.config import read_config
+            from onellm.train.packaged import read_config
 
             settings = read_config(source, overrides)
             wanted = model or settings.model
@@ -278,7 +278,7 @@ class _Asked:
 
 
 def _is_config(source: str) -> bool:
-    from onellm.train.config import stage_names
+    from onellm.train.packaged import stage_names
 
     file = Path(source)
     return file.suffix in (".yaml", ".yml") or (source in stage_names() and not file.exists())

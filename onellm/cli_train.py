@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from onellm.cli_model import Kind
 from onellm.manners import RESUMABLE, manners, verb_help
-
-if TYPE_CHECKING:
-    from onellm.train.dry_run import DryRun
-
 
 training = typer.Typer()
 
@@ -82,74 +78,39 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would be; train nothing.")
     ] = False,
-    devices: Annotated[int, typer.Option(min=1, help="With --dry-run: number of GPUs.")] = 1,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: number of GPUs; --hardware's, or 1.")
+    ] = None,
     tflops: Annotated[
-        float, typer.Option(min=0, help="With --dry-run: 10^12 operations a second of each.")
-    ] = 400.0,
+        float | None,
+        typer.Option(min=0.001, help="With --dry-run: 10^12 operations a second that each does."),
+    ] = None,
 ) -> None:
     """Run :func:`onellm.train.launch.run_training` under a progress bar."""
     with manners(RESUMABLE):
-        from onellm.train.config import read_config
+        from onellm.train.packaged import Machine, read_config, read_machine
 
         settings = read_config(config, overrides or [], hardware)
         if dry_run:
+            from onellm.cli_dry_run import tell
             from onellm.train.dry_run import dry_run as look
+            from onellm.train.speed import speed_of
 
-            _tell(look(settings, devices), tflops)
+            machine = read_machine(hardware) if hardware else Machine()
+            run = look(settings, devices or machine.devices)
+            tell(run, speed_of(settings, machine.gpu, tflops))
             return
-        from onellm.progress import follow, watch
         from onellm.train.launch import STOPPED, run_training
         from onellm.train.signals import Stopped
+        from onellm.train.telling import follow_run
 
         try:
-            with watch() as progress:
-                out = run_training(settings, follow(progress))
+            with follow_run() as see:
+                out = run_training(settings, see)
         except Stopped as stopped:
             typer.echo(str(stopped), err=True)
             raise typer.Exit(STOPPED) from stopped
     typer.echo(f"model: {out}")
-
-
-def _tell(run: DryRun, tflops: float) -> None:
-    """Print what a run would be."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from onellm.progress import duration
-
-    console = Console()
-    table = Table("part", title="parameters", title_justify="left", box=None, pad_edge=False)
-    table.add_column("all", justify="right")
-    table.add_column("trained", justify="right")
-    for part, count in run.parts.items():
-        table.add_row(part, f"{count.all:,}", f"{count.trained:,}" if count.trained else "–")
-    totals = [sum(c.all for c in run.parts.values()), sum(c.trained for c in run.parts.values())]
-    table.add_row("total", *(f"{total:,}" for total in totals), style="bold")
-    console.print(table, "", sep="\n")
-
-    title = f"memory of each of {run.world} device(s)"
-    console.print(title, style="italic", highlight=False)
-    table = Table("component", box=None, pad_edge=False)
-    table.add_column("GB", justify="right")
-    for part, size in run.memory.items():
-        table.add_row(part, f"{size / 1e9:,.2f}")
-    table.add_row("peak", f"{run.peak / 1e9:,.2f}", style="bold")
-    for part, size in run.host.items():
-        table.add_row(f"in the machine's memory: {part}", f"{size / 1e9:,.2f}")
-    console.print(table, "", sep="\n")
-
-    batch = run.config.batch.size
-    console.print(
-        f"{run.steps:,} steps of {batch} = {run.world} x {run.per_device} x {run.passes} passes; "
-        f"{run.flops / 1e12:,.1f} TFLOP a step; {duration(run.seconds(tflops))} at {tflops:g} "
-        "TFLOP/s of each device (--tflops)\n",
-        highlight=False,
-    )
-    console.print("first pass, what is learned in \\[\\[ ]]:", highlight=False)
-    for text in run.example_texts[:8]:
-        console.print(f"  {text}", markup=False, highlight=False)
-    if len(run.example_texts) > 8:
-        console.print(f"  … {len(run.example_texts) - 8} more", highlight=False)
 
 
 @training.command(
@@ -185,11 +146,12 @@ def export(
         "Draw the curves of training runs: loss, learning rate, speed, router.",
         "onellm plot runs/align_image",
         "onellm plot runs/a runs/b --out compare",
+        "onellm plot runs              (all runs in it)",
         more="Several runs are drawn over each other.",
     )
 )
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or one that holds them.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for training.png and .html; the first run's.")
     ] = None,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from onellm.config import StrictModel
 from onellm.errors import ConfigError
+from onellm.light import light
 from onellm.sequence import TokenSeq
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Encoder(nn.Module):
 def build_visual(config: EncoderConfig) -> VisionTransformer:
     """Build open_clip's vision tower with random weights."""
     # Importing open_clip takes seconds; sizes are read, and files checked, without a tower.
-    from open_clip.transformer import QuickGELU, VisionTransformer
+    from open_clip.transformer import VisionTransformer
 
     return VisionTransformer(
         image_size=config.image_size,
@@ -175,5 +176,17 @@ def build_visual(config: EncoderConfig) -> VisionTransformer:
         heads=config.heads,
         mlp_ratio=config.mlp_ratio,
         output_dim=config.output_dim,
-        act_layer=QuickGELU if config.quick_gelu else nn.GELU,
+        act_layer=LightQuickGELU if config.quick_gelu else nn.GELU,
     )
+
+
+class LightQuickGELU(nn.Module):
+    """x·σ(1.702x), as open_clip's QuickGELU, of which only x is kept for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation."""
+        return light(_quick_gelu, x)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)

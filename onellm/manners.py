@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from onellm.errors import OneLLMError, plain_reason
+from onellm.quiet import hush
 
 RESUMABLE = "interrupted: the same command goes on where this one stopped"
 
@@ -16,6 +17,7 @@ RESUMABLE = "interrupted: the same command goes on where this one stopped"
 @contextmanager
 def manners(on_interrupt: str = "interrupted") -> Iterator[None]:
     """Our own errors in one line without a traceback (exit code 2), Ctrl-C with a hint (130)."""
+    hush()
     try:
         yield
     except (OneLLMError, OSError) as error:

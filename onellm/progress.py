@@ -197,6 +197,8 @@ def follow(progress: Progress, name: str = "") -> Callable[[Any], None]:
 
     def see(event: Any) -> None:
         nonlocal current
+        if event.phase == "note":  # for those who read lines
+            return
         title = name or event.stage
         title = title if event.phase == "train" else f"{title}: encoding once"
         if current[0] != title:
@@ -205,11 +207,20 @@ def follow(progress: Progress, name: str = "") -> Callable[[Any], None]:
             current = (title, start)
             progress.phase(title, event.total, start)
         if "loss" in event.metrics:
-            progress.note(f"loss {event.metrics['loss']:.3f}")
+            progress.note(_short_line(event.metrics))
         progress.advance(event.done - current[1])
         current = (title, event.done)
 
     return see
+
+
+def _short_line(metrics: dict[str, Any]) -> str:
+    """What fits behind a bar: loss, that of each group where there are several, speed."""
+    losses = metrics.get("losses", {})
+    by_group = " ".join(f"{name} {value:.2f}" for name, value in losses.items())
+    text = f"loss {metrics['loss']:.3f}" + (f" ({by_group})" if len(losses) > 1 else "")
+    rate = metrics.get("samples_per_second")
+    return text if rate is None else f"{text}, {rate:.3g} samples/s"
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
 Each expert is a stack of LLaMA-style blocks (RMSNorm, SwiGLU, no biases) with bidirectional
 attention and no positions (spec §1.5). Weights carry a leading expert axis, so that three Python
-loops of eight layers become one loop of eight batched matrix products.
+loops of eight layers become one loop of eight batched matrix products. Norms and gates are made
+again in the backward pass (:mod:`onellm.light`), which nearly halves what a block keeps for it.
 
 Shape legend: E experts, B batch, N tokens, Q queries, D width, H heads, K head width, F hidden.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from onellm.light import light
 
 
 def hidden_width(width: int, multiple_of: int = 256) -> int:
@@ -70,18 +73,16 @@ class ExpertBlock(nn.Module):
         Returns:
             (E, B, N, D), or (E, B, Q, D) with ``queries``.
         """
-        normed = self._norm(x_EBND, self.attention_norm[:active])
+        normed = light(self._norm, x_EBND, self.attention_norm[:active])
         head_EBQD = x_EBND[:, :, :queries]
         query = _heads(_apply(self.wq[:active], normed[:, :, :queries]), self.heads)
         key = _heads(_apply(self.wk[:active], normed), self.heads)
         value = _heads(_apply(self.wv[:active], normed), self.heads)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        mixed = mixed.transpose(1, 2).reshape(head_EBQD.shape)
-        x_EBQD = head_EBQD + _apply(self.wo[:active], mixed)
-        normed = self._norm(x_EBQD, self.ffn_norm[:active])
-        gate = functional.silu(_apply(self.w1[:active], normed))
-        gated = gate * _apply(self.w3[:active], normed)
-        return x_EBQD + _apply(self.w2[:active], gated)
+        x_EBQD = head_EBQD + light(_join, self.wo[:active], mixed)
+        normed = light(self._norm, x_EBQD, self.ffn_norm[:active])
+        gate, up = _apply(self.w1[:active], normed), _apply(self.w3[:active], normed)
+        return x_EBQD + light(_gated, self.w2[:active], gate, up)
 
     def _norm(self, x_EBND: Tensor, weight_ED: Tensor) -> Tensor:
         normed = functional.rms_norm(x_EBND.float(), x_EBND.shape[-1:], eps=self.eps)
@@ -100,6 +101,17 @@ def _apply(weight_EFD: Tensor, x_EBND: Tensor) -> Tensor:
     experts, batch, tokens, width = x_EBND.shape
     flat = x_EBND.reshape(experts, batch * tokens, width)
     return torch.bmm(flat, weight_EFD.transpose(1, 2)).view(experts, batch, tokens, -1)
+
+
+def _join(weight_EDD: Tensor, mixed: Tensor) -> Tensor:
+    """Put attention heads (E·B, H, N, K) side by side, and the last map of attention."""
+    experts = len(weight_EDD)
+    return _apply(weight_EDD, mixed.transpose(1, 2).flatten(2).unflatten(0, (experts, -1)))
+
+
+def _gated(weight_EDF: Tensor, gate_EBNF: Tensor, up_EBNF: Tensor) -> Tensor:
+    """SwiGLU's gate and the last map of the feed-forward part."""
+    return _apply(weight_EDF, functional.silu(gate_EBNF) * up_EBNF)
 
 
 def _heads(x_EBND: Tensor, heads: int) -> Tensor:

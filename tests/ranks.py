@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from onellm.train.config import read_config
 from onellm.train.launch import run_training
+from onellm.train.packaged import read_config
 
 
 def main(arguments: list[str]) -> None:

@@ -75,11 +75,21 @@ def test_scaling():
     rates = [row["rate"] for row in result["align_image"]]
     assert [row["devices"] for row in result["align_image"]] == [8, 16, 32, 64, 128, 256, 512]
     assert rates == sorted(rates)
+    assert all(0 <= row["uneven"] < 0.2 for row in result["align_image"])
+
+
+def test_step_parts():
+    result = result_of("step_parts", "--rounds", "1")
+    for stage in ("alignment", "instruction"):
+        parts = result[stage]["parts"]
+        for kind in ("counted", "measured"):
+            assert sum(part[kind] for part in parts.values()) == pytest.approx(1, abs=0.01)
 
 
 def test_memory():
-    result = result_of("memory", "--measure", "--batch", "4")
-    assert [row["trained"] for row in result["measured"]] == ["projector", "llm"]
+    cases = ["projector, features stored", "llm, two passes of packed rows"]
+    result = result_of("memory", "--measure", "--batch", "4", "--cases", *cases)
+    assert [row["case"] for row in result["measured"]] == cases
     assert all(row["estimated_mb"] > 0 for row in result["measured"])
 
 

@@ -382,7 +382,9 @@ def test_tasks_are_listed_and_shown():
     assert "Reference OCR" not in text
     with pytest.raises(ConfigError, match="Did you mean 'textvqa'"):
         describe("textvqaa")
-    with pytest.raises(ConfigError, match=r"unknown name 'nosuch'. onellm ls lists all there are.$"):
+    with pytest.raises(
+        ConfigError, match=r"unknown name 'nosuch'. onellm ls lists all there are.$"
+    ):
         describe("nosuch")
     assert table.note.startswith("29 tasks are the paper's 27 benchmarks: 2 of these")
     assert "3 extras" in table.note and "4 tasks ask about the starter pack" in table.note

@@ -66,7 +66,7 @@ def test_a_crash_while_saving_leaves_the_last_good_one(tmp_path, monkeypatch, mo
             patch.setattr(module, "_sync", crash)
         else:
             patch.setattr(Path, "rename", crash)
-        with pytest.raises(CheckpointError, match="No space left"):
+        with pytest.raises(CheckpointError, match="no space left"):
             checkpoints.save(state(2), CONFIG)
     assert checkpoints.load(checkpoints.newest()).step == 1
     checkpoints.save(state(2), CONFIG)
@@ -160,7 +160,7 @@ def test_one_process_that_cannot_write_stops_all(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_write_tensors", full)
     raised = save_together(checkpoints, *slices_of(torch.ones(9), [3, 6]))
     assert len(raised) == 3
-    assert all("process 1: [Errno 28] No space left" in str(error) for error in raised)
+    assert all("process 1: no space left" in str(error) for error in raised)
     assert checkpoints.load(checkpoints.newest()).step == 1
 
 
@@ -183,7 +183,9 @@ def test_a_read_only_folder_is_named(tmp_path):
     if root:
         os.seteuid(65534)
     try:
-        with pytest.raises(CheckpointError, match=r"step-000002: cannot be written.*Permission"):
+        with pytest.raises(
+            CheckpointError, match=r"step-000002: cannot be written.*permission denied"
+        ):
             checkpoints.save(state(2), CONFIG)
     finally:
         if root:

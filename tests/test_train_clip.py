@@ -13,10 +13,10 @@ from onellm.data.loader import Example, Medium
 from onellm.errors import BadInput, ConfigError
 from onellm.prompts import encode_example
 from onellm.train.clip import Clip
-from onellm.train.config import ClipConfig
 from onellm.train.engine import Place
 from onellm.train.launch import prepare
 from onellm.train.schedule import build_adamw
+from onellm.train.stage import ClipConfig
 from onellm.train.trainables import select
 
 SMALL = ClipConfig(width=32, layers=1, heads=2)

@@ -9,7 +9,8 @@ import yaml
 from tiny_runs import tiny_config
 
 from onellm.errors import ConfigError
-from onellm.train.config import CONFIGS, BatchConfig, read_config, stage_names
+from onellm.train.config import BatchConfig
+from onellm.train.packaged import CONFIGS, read_config, stage_names
 from onellm.train.schedule import build_adamw, decays, learning_rate
 
 HERE = Path(".")

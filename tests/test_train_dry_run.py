@@ -16,10 +16,15 @@ from typer.testing import CliRunner
 
 from onellm.cli import app
 from onellm.errors import ConfigError
-from onellm.train.config import hardware_names, overlay, read_config
-from onellm.train.dry_run import dry_run
-from onellm.train.launch import main
-from onellm.train.memory import LiveBytes, Passes, measure_passes, shapes_of
+from onellm.train import lm_head, memory, objectives
+from onellm.train.dry_run import dry_run, empty_model, set_up
+from onellm.train.engine import Place, PlainEngine
+from onellm.train.flops import PEAK_TFLOPS
+from onellm.train.launch import main, prepare
+from onellm.train.memory import LiveBytes, Passes, measure_passes
+from onellm.train.packaged import hardware_names, overlay, read_config, read_machine
+from onellm.train.shapes import Shapes, dearest, shapes_of
+from onellm.train.speed import REACHED, speed_of
 
 LAUNCHERS = sorted((Path(__file__).parents[1] / "train" / "launchers").glob("*.sh"))
 
@@ -84,28 +89,90 @@ def test_recomputation_and_longer_batches_show(place):
     assert fewer < 0.5 * plain
 
 
-def test_the_estimate_is_what_real_tensors_take(place):
-    """The same passes on real tensors, every one counted: within 10 %."""
-    from onellm.train.dry_run import empty_model, set_up
-    from onellm.train.launch import open_loader
-    from onellm.train.objectives import LanguageModelling
-    from onellm.train.trainables import select
+REAL: dict[str, dict[str, Any]] = {
+    "padded": {},
+    "packed": {"batch": {"size": 8, "per_device": 8, "arrange": "length", "pack": True}},
+    "two passes": {"batch": {"size": 8, "per_device": 4}},
+    "recomputed": {"compute": {"recompute": ["llm", "projector"]}},
+    "llm": {"stage": {"trainable": ["llm.*"]}},
+    "autocast": {"dtype": "bfloat16", "stage": {"trainable": ["llm.*"]}},
+}
 
-    config = config_of(place, batch={"size": 8, "per_device": 8})
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_estimate_is_what_real_tensors_take(place, name, monkeypatch):
+    """The same passes on real tensors, every one counted: within 10 %."""
+    for module in (lm_head, memory, objectives):  # several chunks even here
+        monkeypatch.setattr(module, "CHUNK", 16)
+    sections = {"batch": {"size": 8, "per_device": 8}} | REAL[name]
+    config = config_of(place, **sections)
+    model = tiny_model("image", "imu")
+    run, _ = prepare(config, model, Place())
+    assert isinstance(run.engine, PlainEngine)
+    per_device, _ = config.batch.split(1)
+    passes = next(iter(run.loader.steps(0, 1, rank=0, world=1, per_device=per_device)))
     empty = empty_model(config)
-    loader = open_loader(config, empty)
-    batch = next(iter(loader.steps(0, 1, rank=0, world=1, per_device=8)))[0]
     set_up(empty, config)
-    estimated = measure_passes(empty, config, shapes_of(batch), 1)
-    model = tiny_model("image", "imu").train()
-    select(model, config.stage.trainable, config.stage.modalities)
-    model.encoder.eval()
-    model.llm.eval()
-    objective = LanguageModelling(model)
+    shapes = [shapes_of(batch) for batch in passes]
+    widest = max(shapes, key=lambda s: s.room(6, pack=config.batch.pack))
+    estimated = measure_passes(empty, config, widest, len(passes))
     with LiveBytes("cpu") as live:
         live.know([*model.parameters(), *model.buffers()])
-        objective(batch).total.backward()
+        for batch in passes:
+            run.engine.forward(batch).total.backward()
     assert estimated.together == pytest.approx(live.peak, rel=0.1)
+
+
+def test_rows_passes_and_devices_are_those_of_the_run(place):
+    """Rows of at most so many positions: how many passes that makes, the lengths decide."""
+    batch = {"per_device": 4, "arrange": "length", "pack": True}
+    run, _ = prepare(config_of(place, batch=batch), tiny_model("image", "imu"), Place())
+    draws = run.loader.order.global_batch(0)
+    longest = max(run.loader.length(draw) for draw in draws)
+    config = config_of(place, batch=batch | {"tokens": longest + 2}, deepspeed={"zero": 1})
+    found = dry_run(config, world=2)
+    layout = config.batch.layout(2)
+    assert found.passes == max(len(run.loader.plan(step, layout)) for step in range(6)) > 1
+    assert found.per_device == 4 / found.passes
+    assert found.padding == 0
+    padded = dry_run(config_of(place))
+    assert 0 < padded.padding < 1
+    assert padded.looked_at == 6
+    # The first pass of the first device is shown, as it will be.
+    assert len(found.example_texts) == len(run.loader.plan(0, layout)[0][0])
+
+
+STORED: tuple[dict[str, Any], ...] = (
+    {"stage": {"trainable": ["projector.*"], "frozen": "features"}, "data": {"augment": False}},
+    {"stage": {"trainable": ["llm.*"], "frozen": "soft", "frozen_views": 2}},
+)
+
+
+@pytest.mark.parametrize("sections", STORED)
+def test_outputs_of_frozen_parts_are_counted(place, sections):
+    config = config_of(place, **sections)
+    run, _ = prepare(config, tiny_model("image", "imu"), Place())
+    kept = run.engine.objective.store._kept.values()
+    stored = sum(t.numel() * t.element_size() for t in kept)
+    assert dry_run(config).memory["outputs of frozen parts"] == stored > 0
+    tight = sections | {"stage": sections["stage"] | {"frozen_gigabytes": 1e-6}}
+    with pytest.raises(ConfigError, match="frozen_gigabytes allows 1e-06"):
+        dry_run(config_of(place, **tight))
+
+
+def test_several_devices_need_deepspeed_here_too(place):
+    with pytest.raises(ConfigError, match="2 devices need a deepspeed section"):
+        dry_run(config_of(place), world=2)
+
+
+def test_the_dearest_pass_of_each_mixture():
+    one, two = Shapes({"a": 1}, (3,), (1,), 1), Shapes({"a": 2}, (3, 4), (1, 1), 2)
+    other, both = Shapes({"b": 1}, (3,), (1,), 1), Shapes({"a": 1, "b": 1}, (3,), (2,), 1)
+    cost = [1.0, 2.0, 5.0, 3.0]
+    assert dearest([one, two, other, both], cost) == [other, both, two]
+    assert dearest([one, two, other, both], cost, most=1) == [other]
+    assert two.positions(6) == [9, 10]
+    assert (two.room(6, pack=False), two.room(6, pack=True)) == (20, 19)
 
 
 def test_live_bytes_follow_what_lives():
@@ -123,12 +190,39 @@ def test_live_bytes_follow_what_lives():
 
 def test_the_verb_tells_and_trains_nothing(place):
     config = place / "run.yaml"
-    config.write_text(json.dumps(config_of(place).model_dump(mode="json")))
+    plain = config_of(place, deepspeed={"zero": 1}, log={"peak_tflops": 5.0})
+    config.write_text(json.dumps(plain.model_dump(mode="json")))
+    before = set(place.iterdir())
     done = CliRunner().invoke(app, ["train", str(config), "--dry-run", "--devices", "2"])
     assert done.exit_code == 0, done.output
     for words in ("projector", "memory of each of 2 device(s)", "peak", "TFLOP a step", "[["):
         assert words in done.output
-    assert not (place / "out").exists()
+    assert "at 2 TFLOP/s of each device: 40%, an assumption" in " ".join(done.output.split())
+    assert set(place.iterdir()) == before
+
+
+def test_a_preset_says_how_many_gpus_and_how_fast(place):
+    config = place / "preset.yaml"
+    config.write_text(json.dumps(config_of(place).model_dump(mode="json")))
+    words = ["train", str(config), "--dry-run", "--hardware", "8x80gb", "batch.per_device=1"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "in 1 pass(es) of 1 on each of 8 device(s)" in said
+    assert "of the A100's 312" in said
+
+
+def test_speed():
+    config = read_config("instruct")
+    assert speed_of(config, "RTX 4090").tflops == pytest.approx(REACHED * 165)
+    assert speed_of(config, "RTX 4090", 80.0) == speed_of(config, "", 80.0)
+    assert speed_of(config).tflops > 0
+    with pytest.raises(ConfigError, match="Did you mean 'A100'"):
+        speed_of(config, "A1000")
+    for name in hardware_names():
+        machine = read_machine(name)
+        assert machine.devices == int(name.partition("x")[0])
+        assert machine.gpu in PEAK_TFLOPS
 
 
 # -- hardware -----------------------------------------------------------------------------------
@@ -160,7 +254,7 @@ def test_presets_are_laid_over_the_stage_and_under_the_overrides(tmp_path):
         read_config("instruct", [], "8x80g")
     own = tmp_path / "mine.yaml"
     own.write_text("everything: {batch: {per_device: 1}}")
-    with pytest.raises(ConfigError, match="expected the keys all and stages"):
+    with pytest.raises(ConfigError, match="expected the keys all, devices, gpu, stages"):
         read_config("instruct", [], str(own))
     assert overlay({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {
         "a": {"b": 3, "c": 2},

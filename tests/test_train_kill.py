@@ -33,6 +33,7 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path):
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["identical"]
     assert report["kills"] == 4
+    assert any(report["steps_seen"])
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

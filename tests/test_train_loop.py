@@ -70,8 +70,12 @@ def test_what_a_run_leaves_behind(shards, tmp_path):
     table = torch.tensor(records[2]["router"]["imu"])
     assert table.shape == (4, 3)
     torch.testing.assert_close(table.sum(1), torch.ones(4), atol=1e-4, rtol=0)
-    assert [p.done for p in seen] == [1, 2, 3, 4, 5, 6]
-    assert seen[0].total == 6
+    told = [p for p in seen if p.phase == "train"]
+    assert [p.done for p in told] == [1, 2, 3, 4, 5, 6]
+    assert told[0].total == 6
+    (opening,) = (p.text for p in seen if p.phase == "note")
+    assert opening.startswith("6 steps of 8 samples out of image 8, imu 6; trains ")
+    assert f"(tokenizers, positions, projector, tags) on cpu, into {out}" in opening
     folders = sorted(p.name for p in (out / "checkpoints").iterdir())
     assert folders == ["latest", "step-000004", "step-000006"]
 
@@ -156,11 +160,25 @@ def test_an_out_folder_that_cannot_be_written_is_named(shards, tmp_path):
         tiny_run(shards, tmp_path / "file" / "out")
 
 
-def test_a_finished_run_does_nothing_more(shards, tmp_path):
+def test_a_finished_run_does_nothing_more_and_says_so(shards, tmp_path):
     model, records = tiny_run(shards, tmp_path)
-    again, same = tiny_run(shards, tmp_path)
+    seen: list[Progress] = []
+    again = tiny_model("image", "imu")
+    run_training(tiny_config(shards, tmp_path), seen.append, again)
     assert_same(state_of(again), state_of(model))
-    assert same == records
+    assert read_metrics(tmp_path / "metrics.jsonl") == records
+    assert {p.phase for p in seen} == {"note"}
+    assert "has finished before: 6 of 6 steps are done" in seen[-1].text
+    assert "raise length.steps" in seen[-1].text
+
+
+def test_a_run_that_goes_on_says_from_where(shards, tmp_path):
+    tiny_run(shards, tmp_path, length={"steps": 4})
+    seen: list[Progress] = []
+    run_training(tiny_config(shards, tmp_path), seen.append, tiny_model("image", "imu"))
+    notes = [p.text for p in seen if p.phase == "note"]
+    assert notes[-1] == "goes on behind step 4 of 6, where it was saved last"
+    assert [p.done for p in seen if p.phase == "train"] == [5, 6]
 
 
 def test_accumulation_does_not_change_the_update(shards, tmp_path):

@@ -15,15 +15,11 @@ from onellm.errors import BadInput
 from onellm.model import OneLLM
 from onellm.prompts import encode_example
 from onellm.sequence import TokenSeq
-from onellm.train.config import ContrastiveConfig, StageConfig
+from onellm.train.contrastive import Contrastive
 from onellm.train.media import FrozenStore, encode_groups
-from onellm.train.objectives import (
-    Contrastive,
-    LanguageModelling,
-    build_objective,
-    has_plain_head,
-)
+from onellm.train.objectives import LanguageModelling, build_objective, has_plain_head
 from onellm.train.regression import embed_texts
+from onellm.train.stage import ContrastiveConfig, StageConfig
 from onellm.train.trainables import select
 
 TEXT = tiny_text()

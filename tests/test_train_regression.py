@@ -12,12 +12,12 @@ from tiny_runs import tiny_config, tiny_run, write_shards
 from onellm.data.faults import Faults
 from onellm.data.loader import SignalReader
 from onellm.errors import ConfigError
-from onellm.train.config import FitOutput
 from onellm.train.engine import Place
 from onellm.train.launch import prepare, run_training
 from onellm.train.metrics import Progress
 from onellm.train.mixture import read_samples
 from onellm.train.regression import embed_texts, fit_output
+from onellm.train.stage import FitOutput
 
 FIT = {"fit_output": {"modalities": ["image"], "ridge": 1e-6}}
 

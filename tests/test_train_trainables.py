@@ -12,7 +12,7 @@ import pytest
 from tiny import tiny_model
 
 from onellm.errors import ConfigError
-from onellm.train.config import read_config, stage_names
+from onellm.train.packaged import read_config, stage_names
 from onellm.train.trainables import expand, select
 
 GOLDEN = Path(__file__).parent / "golden"

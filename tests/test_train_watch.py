@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import math
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -21,9 +23,11 @@ from onellm.train.engine import Place, PlainEngine
 from onellm.train.flops import Costs, encoder_flops, projector_flops
 from onellm.train.launch import prepare
 from onellm.train.meter import Meter, Tally
-from onellm.train.metrics import MetricsLog, Progress, flat, line, read_metrics
+from onellm.train.metrics import MetricsLog, Progress, flat, line, note, read_metrics
 from onellm.train.plot import plot_runs, short, ticks
 from onellm.train.provenance import fingerprints
+from onellm.train.sinks import TensorBoard
+from onellm.train.telling import Lines
 from onellm.train.trainables import select
 
 
@@ -62,6 +66,17 @@ def test_a_line_for_logs(run):
         assert word in told
     assert "\n" not in told
     assert line(Progress("test", "frozen", 1, 2)) == "test frozen 1/2"
+    assert line(note("test", "begins")) == "test: begins"
+
+
+def test_lines_of_what_is_computed_once_come_now_and_then():
+    written: list[str] = []
+    now = 0.0
+    lines = Lines(written.append, clock=lambda: now)
+    for done in range(0, 100, 10):
+        now += 1.0
+        lines(Progress("test", "frozen", done, 90))
+    assert written == ["test frozen 0/90", "test frozen 50/90", "test frozen 90/90"]
 
 
 def test_where_a_run_came_from(run, shards):
@@ -230,6 +245,7 @@ def test_weights_and_biases_goes_on_with_the_same_run(shards, tmp_path, monkeypa
             seen.append("finished")
 
     wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)  # others ask whether it is there
     wandb.init = lambda **told: seen.append(told) or Run()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     sections: dict[str, Any] = {"log": {"wandb": "project"}, "length": {"steps": 2}}
@@ -252,6 +268,29 @@ def test_tensorboard_writes_events(shards, tmp_path):
     pytest.importorskip("tensorboard")
     tiny_run(shards, tmp_path, log={"tensorboard": True}, length={"steps": 2})
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_tensorboard_forgets_steps_that_are_done_again(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        sink = TensorBoard(tmp_path, start)
+        for step in steps:
+            sink.write(step, {"step": step, "loss": float(step + 10 * start)})
+        sink.close()
+    told = EventAccumulator(str(tmp_path))
+    told.Reload()
+    found = [(e.step, e.value) for e in told.Scalars("loss")]
+    assert found == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0), (5, 25.0)]
+
+
+def test_the_real_weights_and_biases_takes_a_run(shards, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    tiny_run(shards, tmp_path, log={"wandb": "onellm"}, length={"steps": 2})
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 # -- curves -------------------------------------------------------------------------------------
@@ -282,7 +321,18 @@ def test_several_runs_overlay(run, shards, tmp_path):
     assert "<script" not in html
 
 
+def test_a_folder_of_runs_is_all_of_them(run, shards, tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        shutil.copy(run / "metrics.jsonl", tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    assert list(read_runs([tmp_path])) == ["a", "b"]
+    assert list(read_runs([tmp_path / "b"])) == ["b"]
+
+
 def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(BadInput, match=r"There is no .*gone"):
+        plot_runs([tmp_path / "gone"], tmp_path)
     with pytest.raises(BadInput, match=r"metrics\.jsonl: expected metrics of a training run"):
         plot_runs([tmp_path], tmp_path)
 

@@ -112,6 +112,14 @@ MIXED: dict[str, Any] = {
 }
 
 
+# Adam divides gradients by their size: a larger rate would show the rounding of those near 0.
+UPDATE: dict[str, Any] = {
+    "length": {"steps": 2},
+    "optim": {"lr": 2e-5, "warmup_steps": 0},
+    "batch": {"per_device": 4, "same_modality": 1},
+}
+
+
 def two_processes(place: Path, runs: dict[str, dict[str, Any]]) -> None:
     """Run configurations in two processes, one after the other."""
     arguments = []
@@ -190,8 +198,21 @@ def both(place: Path) -> dict[str, Records]:
         "stage": {"trainable": ["projector.*", "llm.*"], "frozen": "features"},
         "compute": {"recompute": ["llm", "projector"]},
     }
+    runs |= {f"update{z}": UPDATE | {"deepspeed": {"zero": z}} for z in (0, 2)}
     two_processes(place, runs)
     return {name: read_metrics(place / name / "metrics.jsonl") for name in runs}
+
+
+@pytest.mark.parametrize("name", ["update0", "update2"])
+def test_two_processes_of_four_samples_make_the_update_of_one_of_eight(place, both, name):
+    """To 1e-6, gradients (Adam's means) and parameters alike."""
+    batch = {"per_device": 8, "same_modality": 1}
+    tiny_run(place / "shards", place / f"one-{name}", **UPDATE | {"batch": batch})
+    one, two = whole(place / f"one-{name}", 2), whole(place / name, 2)
+    assert one.keys() == two.keys()
+    assert max(one[n].abs().max() for n in one if n.startswith("exp_avg/")) > 1e-3
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], atol=1e-6, rtol=1e-5, msg=key)
 
 
 @pytest.mark.parametrize("name", ["both0", "both1", "both2", "both3", "offload2", "offload3"])

@@ -259,8 +259,12 @@ class CachedStore:
             if name not in self._open:
                 self._open[name] = safe_open(str(self.folder / name), framework="pt")
             tensor: Tensor = self._open[name].get_tensor(key)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{self.folder / name}: expected outputs of the cache; found no such file"
+            ) from error
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.folder / name}: damaged or missing ({error})") from error
+            raise CheckpointError(f"{self.folder / name}: damaged ({error})") from error
         return tensor
 
     def __getstate__(self) -> dict[str, Any]:

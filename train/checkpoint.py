@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from onellm.config import parse
-from onellm.errors import CheckpointError, ConfigError
+from onellm.errors import CheckpointError, ConfigError, plain_reason
 from onellm.train.config import TrainConfig
 from onellm.train.state import Shape, TrainState
 
@@ -110,7 +110,7 @@ class Checkpoints:
             try:
                 done = work()
             except OSError as error:
-                fault = str(error)
+                fault = plain_reason(error)
             told = share((done, fault))
             faults = [f"process {r}: {text}" for r, (_, text) in enumerate(told) if text]
             if faults:
@@ -316,7 +316,9 @@ def _facts(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         checkpoint = Checkpoint(folder, int(facts["step"]), facts["stage"], facts["config"])
         version, _ = facts["format_version"], facts["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({plain_reason(error)})") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint's facts; {error}") from error
     if version > FORMAT_VERSION:
         raise CheckpointError(f"{path}: format {version} is newer than this library; upgrade it")

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from onellm.data.loader import Batch
 from onellm.model import OneLLM
-from onellm.train.config import ClipConfig
+from onellm.train.contrastive import OneMedium
 from onellm.train.media import encode_groups
-from onellm.train.objectives import Losses, OneMedium
+from onellm.train.objectives import Losses
+from onellm.train.stage import ClipConfig
 
 MAX_LOG_SCALE = 4.6052  # ln 100, CLIP's bound on the temperature
 

@@ -6,8 +6,7 @@ with which objective, the rest how. Every unknown key is an error that offers th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -19,17 +18,14 @@ from pydantic import (
     model_validator,
 )
 
-from onellm.config import StrictModel, apply_overrides, parse, read_yaml
+from onellm.config import StrictModel
 from onellm.data.datasets import DatasetConfig
 from onellm.data.faults import FaultConfig
 from onellm.data.plan import Layout
 from onellm.data.targets import Target
 from onellm.errors import ConfigError
-from onellm.spelling import did_you_mean
-from onellm.train.compute import ComputeConfig, DeepSpeedConfig, LogConfig, LoraConfig
-
-CONFIGS = Path(__file__).parent / "configs"
-HARDWARE = Path(__file__).parent / "hardware"
+from onellm.train.compute import ComputeConfig, DeepSpeedConfig, LogConfig
+from onellm.train.stage import StageConfig
 
 
 def _captions() -> dict[Target, float]:
@@ -101,109 +97,6 @@ class DataConfig(StrictModel):
                 f"data.datasets replaces data.{idle[0]}: each data set has its own settings"
             )
         return self
-
-
-class CopyPath(StrictModel):
-    """Start other modalities from one that is already trained (paper §3.3).
-
-    Attributes:
-        source: the modality that was trained alone, with one active expert.
-        targets: modalities that begin as its copy; its expert becomes every expert.
-    """
-
-    source: str
-    targets: tuple[str, ...] = Field(min_length=1)
-
-
-class FitOutput(StrictModel):
-    """Start the last projection from a ridge regression onto word embeddings; ours.
-
-    Attributes:
-        modalities: whose ``projector.proj_out`` is set.
-        target: which text of a sample its soft tokens are brought near.
-        ridge: strength, as a share of the mean variance of the mixed queries.
-    """
-
-    modalities: tuple[str, ...] = Field(min_length=1)
-    target: Target = "answer"
-    ridge: PositiveFloat = 0.01
-
-
-class ContrastiveConfig(StrictModel):
-    """The head of the contrastive objective; it is dropped after its stage.
-
-    Attributes:
-        width: of the space in which media and texts are compared.
-        temperature: where the learned temperature starts.
-        mixup: a of the Beta(a, a) distribution from which the share is drawn that a sample's
-            features keep of themselves when they are mixed with another one's; 0 for no mixing.
-    """
-
-    width: PositiveInt = 128
-    temperature: PositiveFloat = 0.07
-    mixup: float = Field(default=0.0, ge=0)
-
-
-class ClipConfig(StrictModel):
-    """The text tower of the clip objective; it is dropped after its stage.
-
-    Attributes:
-        width: of the tower.
-        layers: number of blocks.
-        heads: attention heads per block.
-        context: longest text in tokens of CLIP's own tokenizer.
-        temperature: where the learned temperature starts.
-    """
-
-    width: PositiveInt = 128
-    layers: PositiveInt = 2
-    heads: PositiveInt = 4
-    context: PositiveInt = 16
-    temperature: PositiveFloat = 0.07
-
-
-class StageConfig(StrictModel):
-    """What is trained, on which modalities, with which objective.
-
-    Attributes:
-        name: of the stage, for logs and checkpoints.
-        objective: ``"lm"`` next-token prediction through the LLM; ``"contrastive"`` media
-            against texts without the LLM in the loop; ``"clip"`` pictures against texts with
-            open_clip's loss, to pre-train the encoder.
-        modalities: which are drawn, replayed ones included.
-        trainable: globs over parameter names; ``{modality}`` stands for each of ``modalities``.
-            Everything else is frozen, and a glob that matches nothing is an error.
-        copy_path: applied once, before the first step.
-        fit_output: applied once, before the first step and behind ``copy_path``.
-        active_experts: how many experts run; left out, all of them.
-        lora: of the LLM exactly these additions are trained, whatever ``trainable`` says of
-            ``llm.*``; they are merged into the LLM at the end.
-        frozen: what is computed once instead of every step: ``"features"`` of the encoder for
-            modalities whose tokenizer is frozen, ``"soft"`` tokens where the projector is
-            frozen too.
-        frozen_views: with ``data.augment``, how many random variations of each signal are
-            computed beside the plain one; each draw takes one of them.
-        frozen_gigabytes: 10^9 bytes that may take; more is an error.
-        frozen_folder: read it from here, where ``onellm data cache`` wrote it, in place of
-            computing it and keeping it in memory.
-        contrastive: settings of that objective.
-        clip: settings of that objective.
-    """
-
-    name: str
-    objective: Literal["lm", "contrastive", "clip"] = "lm"
-    modalities: tuple[str, ...] = Field(min_length=1)
-    trainable: tuple[str, ...] = Field(min_length=1)
-    copy_path: CopyPath | None = None
-    fit_output: FitOutput | None = None
-    active_experts: PositiveInt | None = None
-    lora: LoraConfig | None = None
-    frozen: Literal["none", "features", "soft"] = "none"
-    frozen_views: NonNegativeInt = 0
-    frozen_gigabytes: PositiveFloat = 4.0
-    frozen_folder: str = ""
-    contrastive: ContrastiveConfig = ContrastiveConfig()
-    clip: ClipConfig = ClipConfig()
 
 
 class OptimConfig(StrictModel):
@@ -411,79 +304,3 @@ class TrainConfig(StrictModel):
         if strangers:
             raise ValueError(f"data.weights names {sorted(strangers)}, not in stage.modalities")
         return self
-
-
-def stage_names() -> list[str]:
-    """Names of the packaged stage files."""
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-
-
-def hardware_names() -> list[str]:
-    """Names of the packaged hardware presets."""
-    return sorted(path.stem for path in HARDWARE.glob("*.yaml"))
-
-
-def read_config(
-    path: str | Path, overrides: Iterable[str] = (), hardware: str | None = None
-) -> TrainConfig:
-    """Read a run's configuration.
-
-    Args:
-        path: a YAML file, or the name of a packaged stage such as ``"instruct"``.
-        overrides: ``a.b.c=value`` strings; they are laid over all else.
-        hardware: name of a packaged hardware preset such as ``"1x24gb"``, or a YAML file of that
-            form; it is laid over the stage.
-
-    Raises:
-        ConfigError: missing file, unknown key or wrong value, each with its dotted path.
-    """
-    file = _find(path, CONFIGS, "stage", stage_names())
-    data, overrides = read_yaml(file), list(overrides)
-    if hardware is None:
-        return parse(TrainConfig, _overridden(data, overrides), where=str(file))
-    name = data.get("stage", {}).get("name", "")
-    preset = read_yaml(_find(hardware, HARDWARE, "hardware preset", hardware_names()))
-    strangers = set(preset) - {"all", "stages"}
-    if strangers:
-        raise ConfigError(f"{hardware}: expected the keys all and stages; found {strangers}")
-    for layer in (preset.get("all", {}), preset.get("stages", {}).get(name, {})):
-        data = overlay(data, layer)
-    return parse(TrainConfig, _overridden(data, overrides), where=f"{file} on {hardware}")
-
-
-def _overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A file's data under overrides; what says which data to take gives way to other data."""
-    keys = {override.partition("=")[0] for override in overrides}
-    section = data.get("data")
-    if isinstance(section, Mapping):
-        if "data.datasets" in keys:
-            kept = {k: v for k, v in section.items() if k not in IDLE_WITH_DATASETS}
-            data = {**data, "data": kept}
-        elif "data.folder" in keys:
-            data = {**data, "data": {k: v for k, v in section.items() if k != "datasets"}}
-    return apply_overrides(data, overrides)
-
-
-def _find(path: str | Path, folder: Path, what: str, names: list[str]) -> Path:
-    file = Path(path)
-    if file.suffix or file.exists():
-        return file
-    file = folder / f"{path}.yaml"
-    if not file.exists():
-        raise ConfigError(f"unknown {what} {str(path)!r}.{did_you_mean(str(path), names)}")
-    return file
-
-
-def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay nested plain data over other: sections are merged, all else is replaced.
-
-    Example:
-        >>> overlay({"batch": {"size": 8, "per_device": 4}}, {"batch": {"per_device": 1}})
-        {'batch': {'size': 8, 'per_device': 1}}
-    """
-    merged = dict(base)
-    for key, value in top.items():
-        old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = overlay(old, value) if both else value  # type: ignore[arg-type]
-    return merged

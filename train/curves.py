@@ -56,12 +56,12 @@ def read_runs(folders: Iterable[str | Path]) -> dict[str, Records]:
     """The metrics of runs, by a name that tells them apart.
 
     Args:
-        folders: of runs, or ``metrics.jsonl`` files.
+        folders: of runs, or of folders of runs, or ``metrics.jsonl`` files.
 
     Raises:
         BadInput: a folder without metrics; it names the folder.
     """
-    paths = [Path(folder) for folder in folders]
+    paths = [run for folder in folders for run in runs_in(Path(folder))]
     names = [path.parent.name if path.is_file() else path.resolve().name for path in paths]
     runs: dict[str, Records] = {}
     for path, name in zip(paths, names, strict=True):
@@ -69,9 +69,21 @@ def read_runs(folders: Iterable[str | Path]) -> dict[str, Records]:
         records = read_metrics(file)
         if not records:
             found = "an empty file" if file.is_file() else "none"
-            raise BadInput(file, expected="metrics of a training run", found=found)
+            hint = "" if path.exists() else f"There is no {path}."
+            raise BadInput(file, expected="metrics of a training run", found=found, hint=hint)
         runs[name if names.count(name) == 1 else str(path)] = records
     return runs
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The path itself if it is of a run; else the runs right below it, if there are any.
+
+    Args:
+        path: of a run, a ``metrics.jsonl`` file, or a folder of runs.
+    """
+    if path.is_file() or (path / "metrics.jsonl").is_file() or not path.is_dir():
+        return [path]
+    return sorted(file.parent for file in path.glob("*/metrics.jsonl")) or [path]
 
 
 def panels(runs: Mapping[str, Records]) -> list[Panel]:

@@ -5,45 +5,30 @@ The model is built without memory for its weights, so this works for 7B on a lap
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import torch
-from torch import nn
-
 from onellm.checkpoint import TEXT, build_described, read_description
-from onellm.data.loader import Batch, Example
+from onellm.data.faults import Faults
+from onellm.data.loader import Example, SignalReader
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
 from onellm.model_folder import CONFIG, folder_of
 from onellm.splice import IGNORED
 from onellm.text import load_text_tokenizer
 from onellm.train.blocks import apply_compute
+from onellm.train.budget import Bytes, Count, count_parts, divide, stored_bytes
+from onellm.train.compute import ComputeConfig
 from onellm.train.config import TrainConfig
-from onellm.train.engine import part_of
+from onellm.train.engine import weight_type
 from onellm.train.flops import Costs
-from onellm.train.launch import open_loader, run_length
+from onellm.train.loading import build_loader, check_modalities, run_length
 from onellm.train.lora import add_lora
-from onellm.train.memory import Passes, measure_passes, shapes_of
+from onellm.train.memory import Passes, measure_passes
+from onellm.train.mixture import open_data
+from onellm.train.shapes import Shapes, dearest, planned_steps
 from onellm.train.trainables import select
-from onellm.train.zero import BUCKET
-
-LIVE = 1_000_000_000
-"""Weights that ZeRO 3 keeps gathered at most (DeepSpeed's ``stage3_max_live_parameters``)."""
-
-
-@dataclass(frozen=True)
-class Count:
-    """Parameters of a part.
-
-    Args:
-        all: of the part.
-        trained: of them.
-    """
-
-    all: int = 0
-    trained: int = 0
+from onellm.train.zero import deepspeed_json
 
 
 @dataclass
@@ -53,25 +38,29 @@ class DryRun:
     Args:
         config: the run.
         world: number of devices.
-        per_device: samples of one pass on one device.
-        passes: accumulated for one optimiser step.
+        per_device: samples of one pass on one device; in packed rows, on average.
+        passes: accumulated for one optimiser step; the most, where rows are filled.
         steps: optimiser steps.
         parts: parameters by part of the model.
         memory: bytes on each device by component, at the highest moment.
         host: bytes in the machine's memory for each device, by component.
-        flops: operations of one optimiser step over all devices, as computed.
+        flops: operations of one optimiser step over all devices, as computed, on average.
+        padding: share of the LLM's positions that are padding.
+        looked_at: optimiser steps that the figures are drawn from.
         example_texts: the first pass's samples, decoded, learned text in ``[[ ]]``.
     """
 
     config: TrainConfig
     world: int
-    per_device: int
+    per_device: float
     passes: int
     steps: int
     parts: dict[str, Count]
-    memory: dict[str, float]
-    host: dict[str, float]
+    memory: Bytes
+    host: Bytes
     flops: float
+    padding: float
+    looked_at: int
     example_texts: list[str] = field(default_factory=list)
 
     @property
@@ -99,21 +88,81 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
         ConfigError: the configuration does not fit the model, the data or the devices.
         CheckpointError: no such model.
     """
+    if config.deepspeed is not None:
+        deepspeed_json(config, world)  # refuses what does not come out even
+    elif world > 1:
+        raise ConfigError(f"{world} devices need a deepspeed section in the configuration")
     model = empty_model(config)
-    per_device, passes = config.batch.split(world)
-    loader = open_loader(config, model)
-    first = next(iter(loader.steps(0, 1, rank=0, world=world, per_device=per_device)))
+    check_modalities(config, model)
+    drawn = open_data(config.data, model.modalities, config.stage.modalities)
+    reader, layout = SignalReader(model.modalities), config.batch.layout(world)
+    loader = build_loader(config, model, drawn, reader, Faults(config.data.faults), world)
+    length = run_length(config, loader)
+    steps = planned_steps(loader, layout, length)
+    shown = [loader.example(draw) for draw in loader.plan(0, layout)[0][0]]
     set_up(model, config)
-    costs = Costs(model, config)
-    flops = sum(_flops(costs, model, batch) for batch in first) * world
-    heaviest = max(first, key=lambda batch: max(_lengths(model, batch)))
-    measured = measure_passes(model, config, shapes_of(heaviest), passes)
+    look = _Look(model, config, steps)
+    measured = look.measure()
+    stored = stored_bytes(model, config, drawn.samples)
+    if stored > config.stage.frozen_gigabytes * 1e9:
+        raise ConfigError(
+            f"stage.frozen: the outputs take {stored / 1e9:.1f} GB, and stage.frozen_gigabytes "
+            f"allows {config.stage.frozen_gigabytes:g}; raise it or set stage.frozen=none"
+        )
+    passes = max(len(step) for step in steps)
+    memory, host = divide(model, config, measured, world, stored)
     return DryRun(
-        *(config, world, per_device, passes, run_length(config, loader), count_parts(model)),
-        *divide(model, config, measured, world),
-        flops,
-        [decode(model, example) for example in first[0]],
+        *(config, world, config.batch.size / (world * passes), passes, length),
+        *(count_parts(model), memory, host, look.flops, look.padding, len(steps)),
+        [decode(model, example) for example in shown],
     )
+
+
+class _Look:
+    """What some steps cost.
+
+    Args:
+        model: as :func:`set_up` leaves it.
+        config: the run.
+        steps: their shapes, for each pass and device.
+    """
+
+    def __init__(self, model: OneLLM, config: TrainConfig, steps: list[list[list[Shapes]]]) -> None:
+        self.model, self.config, self.several = model, config, max(map(len, steps))
+        self.passes = [
+            shapes for step in steps for devices in step for shapes in devices if shapes.lengths
+        ]
+        if not self.passes:
+            raise ConfigError("data: no sample that can be read")
+        self.costs = Costs(model, config)
+        self.cost = [self._flops(shapes) for shapes in self.passes]
+        self.flops = sum(self.cost) / len(steps)
+        medium, pack = self._medium, config.batch.pack
+        room = sum(shapes.room(medium, pack=pack) for shapes in self.passes)
+        self.padding = 1 - sum(sum(shapes.positions(medium)) for shapes in self.passes) / room
+
+    @property
+    def _medium(self) -> int:
+        return self.model.config.projector.queries + 2
+
+    def _flops(self, shapes: Shapes) -> float:
+        """Operations of a pass, those on padding and across packed samples among them."""
+        lengths = shapes.positions(self._medium)
+        if not self.config.batch.pack:
+            lengths = [max(lengths)] * len(lengths)
+        elif self.config.compute.attention != "flash_attention_2":
+            lengths = [sum(lengths)]  # a mask hides what is computed all the same
+        return self.costs.batch(shapes.media, lengths, shapes.supervised).hardware
+
+    def measure(self) -> Passes:
+        """What the dearest passes take at most."""
+        found = [
+            measure_passes(self.model, self.config, shapes, self.several)
+            for shapes in dearest(self.passes, self.cost)
+        ]
+        return Passes(
+            max(p.together for p in found), max(p.activations for p in found), found[0].gradients
+        )
 
 
 def empty_model(config: TrainConfig) -> OneLLM:
@@ -136,102 +185,21 @@ def set_up(model: OneLLM, config: TrainConfig) -> None:
     select(model, stage.trainable, stage.modalities)
     if stage.lora is not None:
         add_lora(model, stage.lora, config.seed)
-    apply_compute(model, config.compute)
-    model.to(device="meta", dtype=_type(config)).train()
+    apply_compute(model, _traceable(config.compute))
+    model.to(device="meta", dtype=weight_type(config)).train()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name and config.deepspeed is None:  # DeepSpeed has one type for all
+            parameter.data = parameter.data.float()
     for part in (model.encoder, model.projector, model.llm):
         if not any(parameter.requires_grad for parameter in part.parameters()):
             part.eval()
 
 
-def _type(config: TrainConfig) -> torch.dtype:
-    """The type that activations have."""
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(config.dtype, torch.float32)
-
-
-def _lengths(model: OneLLM, batch: Batch) -> list[int]:
-    medium = model.config.projector.queries + 2
-    return [len(e.ids) + medium * len(e.media) for e in batch]
-
-
-def _flops(costs: Costs, model: OneLLM, batch: Batch) -> float:
-    shapes = shapes_of(batch)
-    return costs.batch(shapes.media, _lengths(model, batch), shapes.supervised).hardware
-
-
-def count_parts(model: nn.Module) -> dict[str, Count]:
-    """Parameters by part of the model, the first word of their names."""
-    counts: dict[str, Count] = defaultdict(Count)
-    for name, p in model.named_parameters():
-        old, own = counts[part_of(name)], p.numel()
-        counts[part_of(name)] = Count(old.all + own, old.trained + own * p.requires_grad)
-    return dict(counts)
-
-
-def divide(
-    model: OneLLM, config: TrainConfig, measured: Passes, world: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Bytes by component on a device and in the host's memory, after ZeRO and offload.
-
-    Args:
-        model: as :func:`set_up` leaves it.
-        config: the run.
-        measured: what the passes take.
-        world: number of devices.
-    """
-    zero = config.deepspeed.zero if config.deepspeed else 0
-    counts = count_parts(model).values()
-    trained = sum(count.trained for count in counts)
-    plain = config.deepspeed is None
-    size = 4 if plain and config.compute.llm_bits is None else torch.finfo(_type(config)).bits // 8
-    weights = float(sum(count.all for count in counts)) * size
-    weights -= _packed(model, config, size)
-    share = world if zero >= 1 else 1
-    memory: dict[str, float] = {"weights": weights / (world if zero == 3 else 1)}
-    optimizer = {"Adam's moments": 8.0 * trained / share}
-    if zero:
-        optimizer["float32 masters"] = 4.0 * trained / share
-    if zero == 3:
-        memory["gathered weights"] = min(weights, LIVE * size)
-    if zero:
-        memory["reduction buffers"] = float(min(BUCKET, trained) * size * 2)
-    if zero >= 2:
-        passing = {"activations": measured.activations, "gradients": measured.gradients / world}
-    else:
-        passing = {
-            "activations": max(0, measured.together - measured.gradients),
-            "gradients": measured.gradients,
-        }
-    if plain and size == 4 and config.dtype == "bfloat16":
-        memory["weights cast by autocast"] = weights / 2
-    host: dict[str, float] = {}
-    offload = config.deepspeed.offload if config.deepspeed else None
-    if offload is not None and offload.parameters != "none":
-        moved = memory.pop("weights")
-        if offload.parameters == "cpu":
-            host["weights"] = moved
-    if offload is not None and offload.optimizer != "none":
-        if offload.optimizer == "cpu":
-            host |= optimizer | {"float32 gradients": 4.0 * trained / share}
-    else:
-        memory |= optimizer
-        # At the update the activations are gone, and float32 gradients are there.
-        update = 4.0 * trained / share if zero else 0.0
-        if update > passing["activations"]:
-            passing["activations"] = update
-    return memory | {k: float(v) for k, v in passing.items()}, host
-
-
-def _packed(model: OneLLM, config: TrainConfig, size: int) -> float:
-    """Bytes that 4-bit weights save: half a byte each, and a scale per 64 of them."""
-    if config.compute.llm_bits is None:
-        return 0.0
-    head = model.llm.get_output_embeddings()
-    frozen = sum(
-        m.weight.numel()
-        for n, m in model.llm.named_modules()
-        if isinstance(m, nn.Linear) and m is not head and "lora_" not in n and m.bias is None
-    )
-    return frozen * (size - 0.5 - 1 / 64)
+def _traceable(compute: ComputeConfig) -> ComputeConfig:
+    """The same mathematics without what needs a device of its own; SDPA stands for all kernels."""
+    fused = compute.attention == "flash_attention_2"
+    attention = "sdpa" if fused else compute.attention
+    return compute.model_copy(update={"compile": (), "attention": attention})
 
 
 def decode(model: OneLLM, example: Example) -> str:

@@ -148,10 +148,8 @@ class PlainEngine:
         return losses
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        wanted = self.config.dtype
-        if wanted == "float32" or (wanted == "auto" and not bfloat16_is_faster(self.device)):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        dtype = autocast_type(self.config, self.device)
+        return torch.autocast(self.device.type, dtype=dtype) if dtype else nullcontext()
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a loss; one that reaches no trained parameter has none."""
@@ -251,6 +249,18 @@ def weight_type(config: TrainConfig) -> torch.dtype:
     if config.deepspeed is None or config.dtype in ("float32", "auto"):
         return torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float16
+
+
+def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """What matrix products are cast to; None where they run in the type of the weights.
+
+    Args:
+        config: the run.
+        device: where it is.
+    """
+    plain = config.deepspeed is None
+    wanted = config.dtype == "bfloat16" or (config.dtype == "auto" and bfloat16_is_faster(device))
+    return torch.bfloat16 if plain and wanted else None
 
 
 def bfloat16_is_faster(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ import torch
 from onellm.additions import save_additions
 from onellm.checkpoint import describe, save_pretrained, write_model
 from onellm.config import parse
-from onellm.errors import CheckpointError, ConfigError
+from onellm.errors import CheckpointError, ConfigError, plain_reason
 from onellm.model import OneLLM
 from onellm.train.blocks import restore
 from onellm.train.checkpoint import Checkpoint, Checkpoints, check_same_run
@@ -170,10 +170,13 @@ def read_run(folder: Path) -> TrainConfig:
     file = folder / CONFIG
     try:
         plain: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(
-            f"{folder}: expected the folder of a run; no {CONFIG} ({error})"
+            f"{folder}: expected the folder of a run; {CONFIG} in it cannot be read "
+            f"({plain_reason(error)})"
         ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: expected JSON; found a damaged file ({error})") from error
     try:
         return parse(TrainConfig, plain, where=str(file))
     except ConfigError as error:

@@ -21,6 +21,7 @@ from torch import nn
 from onellm.model import OneLLM
 from onellm.projection.experts import hidden_width
 from onellm.train.config import TrainConfig
+from onellm.train.media import is_frozen
 
 PEAK_TFLOPS = {  # dense bfloat16, of the makers' data sheets
     **{"B200": 2250.0, "H200": 989.0, "H100 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0},
@@ -80,8 +81,8 @@ class Costs:
         encode = encoder_flops(model, name)
         experts = stage.active_experts or model.config.projector.experts
         project = projector_flops(model, name, experts)
-        stored = frozen != "none" and not tokenizer
-        soft = frozen == "soft" and stored and not self._has("projector.")
+        stored = frozen != "none" and is_frozen(model, name, frozen)
+        soft = frozen == "soft" and stored
         encoder = self._work(
             "encoder", encode, trained=self._has("encoder."), through=tokenizer
         ).times(0 if stored else 1)

@@ -10,40 +10,38 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from onellm.data.faults import Faults
-from onellm.data.loader import Loader, SignalReader
-from onellm.data.order import Order
-from onellm.data.sample import Sample
-from onellm.errors import CheckpointError, ConfigError, OneLLMError
+from onellm.data.loader import SignalReader
+from onellm.errors import CheckpointError, ConfigError, OneLLMError, plain_reason
 from onellm.model import OneLLM
-from onellm.prompts import encode_example
-from onellm.spelling import did_you_mean
+from onellm.quiet import hush
 from onellm.train.blocks import apply_compute
 from onellm.train.broken import forget_later
-from onellm.train.cache import CachedStore
 from onellm.train.checkpoint import Checkpoints, check_same_run
-from onellm.train.config import TrainConfig, read_config
+from onellm.train.config import TrainConfig
 from onellm.train.engine import Engine, Place, build_engine, pick_device, weight_type
 from onellm.train.finish import finish
 from onellm.train.flops import Costs, peak_flops
+from onellm.train.loading import build_loader, check_modalities, fill_store, run_length
 from onellm.train.loop import Run, train
 from onellm.train.lora import add_lora, quantize_frozen
-from onellm.train.media import FrozenStore
 from onellm.train.meter import Meter
-from onellm.train.metrics import Callback, MetricsLog, Progress, line
-from onellm.train.mixture import Drawn, open_data
-from onellm.train.objectives import Objective, build_objective
+from onellm.train.metrics import Callback, MetricsLog, Progress, note
+from onellm.train.mixture import open_data
+from onellm.train.objectives import build_objective
+from onellm.train.packaged import read_config
 from onellm.train.provenance import write_provenance
 from onellm.train.recovery import restore_faults
 from onellm.train.regression import fit_output
 from onellm.train.signals import Stopped
 from onellm.train.sinks import open_sinks
+from onellm.train.telling import Lines, continued, opening
 from onellm.train.trainables import select
 
 
@@ -82,6 +80,8 @@ def run_training(
     out = Path(config.out)
     if place.rank == 0:
         write_provenance(out, config)
+    if start:
+        run.progress(note(config.stage.name, continued(config, start, run.steps)))
     try:
         train(run, start)
         finish(run.engine, config, out if export else None)
@@ -115,7 +115,7 @@ def prepare(
         the run, and how many optimiser steps are already done.
     """
     stage, progress = config.stage, progress or _silent
-    _check_modalities(config, model)
+    check_modalities(config, model)
     if stage.copy_path is not None:
         model.copy_path(stage.copy_path.source, stage.copy_path.targets)
     model.projector.active_experts = stage.active_experts or model.config.projector.experts
@@ -136,20 +136,22 @@ def prepare(
     drawn = open_data(config.data, model.modalities, stage.modalities, before)
     if stage.fit_output is not None and checkpoints.newest() is None:
         views = stage.frozen_views if config.data.augment else 0
+        progress(note(stage.name, "fits the last projection to word embeddings (fit_output)"))
         fit_output(
             *(model, stage.fit_output, drawn.samples, reader, before), views=views, seed=config.seed
         )
     texts = drawn.texts(before) if stage.objective == "contrastive" else []
     objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
-    loader = _loader(config, model, drawn, reader, faults, place.world)
-    _fill_store(config, objective, loader, drawn.samples, before, progress, device)
+    loader = build_loader(config, model, drawn, reader, faults, place.world)
+    steps = run_length(config, loader)
+    progress(note(stage.name, opening(config, model, loader, steps, device, place.world)))
+    fill_store(config, objective, loader, drawn.samples, before, progress, device)
     apply_compute(model, config.compute)
     costs = Costs(model, config)
     engine = build_engine(objective, config, place)
     for part in (model.encoder, model.projector, model.llm):
         if not any(parameter.requires_grad for parameter in part.parameters()):
             part.eval()  # dropout would only blur what cannot learn from it
-    steps = run_length(config, loader)
     start, skipped = _resume(config, engine, checkpoints, faults)
     try:
         if place.rank == 0:  # the others append after the first step, which waits for this process
@@ -158,10 +160,11 @@ def prepare(
             Path(config.out) / "metrics.jsonl",
             start,
             enabled=place.rank == 0,
-            sinks=open_sinks(config) if place.rank == 0 else (),
+            sinks=open_sinks(config, start) if place.rank == 0 else (),
         )
     except OSError as error:
-        raise CheckpointError(f"{config.out}: cannot be written ({error})") from error
+        reason = plain_reason(error)
+        raise CheckpointError(f"{config.out}: cannot be written ({reason})") from error
     meter = Meter(config.batch.size, place.world, peak_flops(device, config), device)
     run = Run(
         *(config, engine, loader, checkpoints, metrics, progress, steps, costs, meter),
@@ -172,116 +175,6 @@ def prepare(
 
 def _silent(progress: Progress) -> None:
     """Nobody is watching."""
-
-
-def _check_modalities(config: TrainConfig, model: OneLLM) -> None:
-    copied = config.stage.copy_path
-    named = [*config.stage.modalities, *((copied.source, *copied.targets) if copied else ())]
-    fitted = config.stage.fit_output
-    for name in [*named, *(fitted.modalities if fitted else ())]:
-        if name not in model.modalities:
-            hint = did_you_mean(name, model.modalities)
-            raise ConfigError(f"stage: the model has no modality {name!r}.{hint}")
-
-
-def _loader(
-    config: TrainConfig,
-    model: OneLLM,
-    drawn: Drawn,
-    reader: SignalReader,
-    faults: Faults,
-    world: int,
-) -> Loader:
-    if model.text is None:
-        raise ConfigError(f"{config.model}: the model has no text tokenizer to train with")
-    order = Order(
-        drawn.parts, seed=config.seed, batch=config.batch.size, block=config.batch.same_modality
-    )
-    return Loader(
-        drawn.kept,
-        order,
-        partial(encode_example, model.text, model.config.prompt_format),
-        reader,
-        faults=faults,
-        augment=config.data.augment,
-        max_tokens=config.data.max_tokens,
-        layout=config.batch.layout(world),
-        medium_tokens=model.config.projector.queries + 2,
-    )
-
-
-def open_loader(config: TrainConfig, model: OneLLM) -> Loader:
-    """The batches of a run, without the run.
-
-    Args:
-        config: the run.
-        model: knows the modalities, the prompts and the text tokenizer; its weights do not count.
-
-    Raises:
-        ConfigError: the configuration does not fit the model or the data.
-        BadInput: data that cannot be read.
-    """
-    _check_modalities(config, model)
-    drawn = open_data(config.data, model.modalities, config.stage.modalities)
-    reader = SignalReader(model.modalities, config.data.keep_megabytes)
-    return _loader(config, model, drawn, reader, Faults(config.data.faults), world=1)
-
-
-def run_length(config: TrainConfig, loader: Loader) -> int:
-    """Optimiser steps of a run."""
-    epochs = config.length.epochs or 1
-    return config.length.steps or max(
-        1, round(epochs * loader.order.epoch_length / config.batch.size)
-    )
-
-
-def _fill_store(
-    config: TrainConfig,
-    objective: Objective,
-    loader: Loader,
-    samples: Mapping[str, Sequence[Sample]],
-    faults: Faults,
-    progress: Callback,
-    device: torch.device,
-) -> None:
-    """Compute outputs of frozen parts once, if the stage wants that.
-
-    Before the engine is built: ZeRO 3 would leave each process with a part of each weight.
-    """
-    stage = config.stage
-    if stage.frozen == "none":
-        return
-    for name, child in objective.model.named_children():
-        if name != "llm":
-            child.to(device)
-    views = stage.frozen_views if config.data.augment else 0
-    if stage.frozen_folder:
-        cached = CachedStore(
-            stage.frozen_folder,
-            objective.model,
-            stage.frozen,
-            stage.modalities,
-            views=views,
-            seed=config.seed,
-        )
-        objective.store, loader.frozen, loader.views = cached, cached.holds, views
-        return
-    store = FrozenStore(
-        objective.model,
-        stage.frozen,
-        stage.modalities,
-        stage.frozen_gigabytes,
-        views=views,
-        seed=config.seed,
-    )
-    store.fill(
-        samples,
-        loader.reader,
-        faults,
-        progress=lambda done, total: progress(Progress(stage.name, "frozen", done, total)),
-    )
-    objective.store = store
-    loader.frozen, loader.views = store.holds, views
 
 
 def _resume(
@@ -327,9 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # DeepSpeed's launcher adds it; LOCAL_RANK in the environment says the same.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    hush()
     try:
         config = read_config(options.config, options.overrides, options.hardware)
-        run_training(config, lambda progress: print(line(progress), flush=True))
+        run_training(config, Lines(partial(print, flush=True)))
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return STOPPED

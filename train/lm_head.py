@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from onellm.errors import ConfigError
 
+CHUNK = 1024
+"""Positions whose logits exist at a time."""
+
 
 def chunked_cross_entropy(
     head: nn.Module, hidden_SD: Tensor, labels_S: Tensor, chunks: int

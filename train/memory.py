@@ -9,9 +9,9 @@ Shape legend: B batch, N encoder tokens, Q queries, T positions, S supervised po
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,25 +25,11 @@ from torch.utils._pytree import tree_leaves
 from onellm.model import OneLLM
 from onellm.sequence import TokenSeq
 from onellm.train.config import TrainConfig
-
-META = torch.device("meta")
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """A micro-batch without its numbers.
-
-    Args:
-        media: how many of each modality.
-        lengths: text tokens of each sample.
-        media_of: number of media of each sample.
-        supervised: learned tokens.
-    """
-
-    media: Mapping[str, int]
-    lengths: tuple[int, ...]
-    media_of: tuple[int, ...]
-    supervised: int
+from onellm.train.engine import autocast_type, pick_device
+from onellm.train.lm_head import CHUNK, chunked_cross_entropy
+from onellm.train.media import is_frozen
+from onellm.train.meta_kernels import META, real_kernels
+from onellm.train.shapes import Shapes
 
 
 @dataclass(frozen=True)
@@ -105,46 +91,6 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-class _FlashShape(torch.autograd.Function):
-    """What a fused attention kernel keeps: its inputs, its output, a number per row."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device=META)
-        rows = torch.empty(query.shape[:-1], dtype=torch.float32, device=META)
-        ctx.save_for_backward(query, key, value, out, rows)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        query, key, value, _, _ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-@contextmanager
-def _fused_attention() -> Iterator[None]:
-    """PyTorch's attention as the kernels of real devices do it, without its table of weights.
-
-    A function mode would be simpler, but is off in the backward pass, where blocks are recomputed.
-    """
-
-    def attend(*args: Any, **kwargs: Any) -> Any:
-        query, key, value = args[:3] if len(args) >= 3 else _named(args, kwargs)
-        return _FlashShape.apply(query, key, value)  # type: ignore[no-untyped-call]
-
-    usual = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = attend
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = usual
-
-
-def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    found = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
-    return found["query"], found["key"], found["value"]
-
-
 def measure_passes(model: OneLLM, config: TrainConfig, shapes: Shapes, passes: int) -> Passes:
     """Run a step's passes on the meta device.
 
@@ -156,13 +102,14 @@ def measure_passes(model: OneLLM, config: TrainConfig, shapes: Shapes, passes: i
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
-    with LiveBytes() as live, _fused_attention():
+    autocast = autocast_type(config, pick_device())
+    with LiveBytes() as live, real_kernels(autocast):
         live.know([*model.parameters(), *model.buffers()])
         for _ in range(min(passes, 2)):
             _pass(model, config, shapes)
     for parameter in trained:
         parameter.grad = None
-    with LiveBytes() as alone, _fused_attention(), _dropping(trained):
+    with LiveBytes() as alone, real_kernels(autocast), _dropping(trained):
         alone.know([*model.parameters(), *model.buffers()])
         _pass(model, config, shapes)
     return Passes(live.peak, alone.peak, gradients)
@@ -188,7 +135,7 @@ def _pass(model: OneLLM, config: TrainConfig, shapes: Shapes) -> None:
         (name, _soften(model, config, name, count)) for name, count in sorted(shapes.media.items())
     ]
     if config.stage.objective == "lm":
-        loss = _language(model, shapes, soft)
+        loss = _language(model, config, shapes, soft)
     else:
         loss = sum((s.float().sum() for _, s in soft), start=torch.zeros((), device=META))
     if loss.requires_grad:
@@ -196,32 +143,40 @@ def _pass(model: OneLLM, config: TrainConfig, shapes: Shapes) -> None:
 
 
 def _soften(model: OneLLM, config: TrainConfig, name: str, count: int) -> Tensor:
-    """Soft tokens (B, Q, D) of media of one modality, or their queries before the LLM."""
+    """Soft tokens (B, Q, D) of media of one modality, or their features before the LLM."""
+    level = config.stage.frozen
+    stored = level != "none" and is_frozen(model, name, level)
+    if stored and level == "soft":
+        width = model.llm.get_input_embeddings().weight.shape[1]
+        shape = (count, model.config.projector.queries, width)
+        return torch.empty(shape, dtype=model.dtype, device=META)
+    features = model.reduce_frames(_features(model, name, count, stored=stored))
+    return features.x_BND if config.stage.objective == "clip" else model.project(features)
+
+
+def _features(model: OneLLM, name: str, count: int, *, stored: bool) -> TokenSeq:
+    """What the encoder makes of media, or what is kept of that."""
     encoder, modality = model.encoder, model.modality(name)
     own = model.positions[name] if name in model.positions else None
     table_ND = encoder.visual.positional_embedding if own is None else own
     frames = len(modality.example()) if modality.frame_axis else 1
-    learned = any(p.requires_grad for p in _tokenizer_parameters(model, name))
-    x_BLD = torch.empty(
-        *(count * frames, table_ND.shape[0] - 1, table_ND.shape[1]), dtype=model.dtype, device=META
-    ).requires_grad_(learned)
     # Masks are real: whether all of them is true is asked, which meta tensors cannot answer.
-    mask_BL = torch.ones(x_BLD.shape[:2], dtype=torch.bool)
-    stored = config.stage.frozen != "none" and not learned
-    if stored:
-        x_BND = torch.empty(count, *table_ND.shape, dtype=model.dtype, device=META)
-        mask_BN = torch.ones(count, len(table_ND), dtype=torch.bool)
-        features = TokenSeq(x_BND, mask_BN, (len(table_ND),), name)
-    else:
-        encoded = encoder(TokenSeq(x_BLD, mask_BL, (x_BLD.shape[1],), name), own)
-        if modality.frame_axis:
-            x_BTND = encoded.x_BND.unflatten(0, (count, frames))
-            encoded = TokenSeq(x_BTND, encoded.mask_BN[::frames], encoded.grid, name)
-        features = model.reduce_frames(encoded)
-    if config.stage.objective == "clip":
-        return features.x_BND
-    soft: Tensor = model.project(features)
-    return soft.detach() if stored and config.stage.frozen == "soft" else soft
+    mask_BN = torch.ones(count, len(table_ND), dtype=torch.bool)
+    shape = (count, frames, *table_ND.shape) if modality.frame_axis else (count, *table_ND.shape)
+    if stored:  # a plain mean over frames is stored as one: of the same size as its own frame
+        one = modality.frame_axis and name not in model.frames
+        shape = (count, 1, *table_ND.shape) if one else shape
+        kept = torch.empty(shape, dtype=model.dtype, device=META)
+        return TokenSeq(kept, mask_BN, (len(table_ND) - 1,), name)
+    learned = any(p.requires_grad for p in _tokenizer_parameters(model, name))
+    tokens = (count * frames, table_ND.shape[0] - 1, table_ND.shape[1])
+    x_BLD = torch.empty(tokens, dtype=model.dtype, device=META).requires_grad_(learned)
+    mask_BL = torch.ones(tokens[:2], dtype=torch.bool)
+    encoded = encoder(TokenSeq(x_BLD, mask_BL, (tokens[1],), name), own)
+    if not modality.frame_axis:
+        return encoded
+    x_BTND = encoded.x_BND.unflatten(0, (count, frames))
+    return TokenSeq(x_BTND, encoded.mask_BN[::frames], encoded.grid, name)
 
 
 def _tokenizer_parameters(model: OneLLM, name: str) -> list[nn.Parameter]:
@@ -231,41 +186,45 @@ def _tokenizer_parameters(model: OneLLM, name: str) -> list[nn.Parameter]:
     return [*found, model.positions[name]] if name in model.positions else found
 
 
-def _language(model: OneLLM, shapes: Shapes, soft: list[tuple[str, Tensor]]) -> Tensor:
-    """The loss of a batch through the LLM, spliced row by row as in training."""
-    embed = model.llm.get_input_embeddings()
+def _language(
+    model: OneLLM, config: TrainConfig, shapes: Shapes, soft: list[tuple[str, Tensor]]
+) -> Tensor:
+    """The loss of a batch through the LLM, spliced as in training."""
+    embed, pack = model.llm.get_input_embeddings(), config.batch.pack
     pool = [model.tagged(name, row_QD) for name, soft_BQD in soft for row_QD in soft_BQD]
+    # One look-up for the whole batch, as in splicing: its gradient is as large as the table.
+    ids_S = torch.empty(sum(shapes.lengths), dtype=torch.long, device=META)
     rows = []
-    for length, count in zip(shapes.lengths, shapes.media_of, strict=True):
-        text_SD = embed(torch.empty(length, dtype=torch.long, device=META))
-        media, pool = pool[:count], pool[count:]
+    for text_SD, count in zip(
+        embed(ids_S).split(list(shapes.lengths)), shapes.media_of, strict=True
+    ):
+        media, pool = [m.to(text_SD.dtype) for m in pool[:count]], pool[count:]
         rows.append(torch.cat([text_SD[:1], *media, text_SD[1:]]))
-    longest = max(len(row) for row in rows)
-    embeds_BTD = torch.stack([functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
-    places_BT = torch.empty(embeds_BTD.shape[:2], dtype=torch.long, device=META)
-    # The mask that transformers would make; making it looks at numbers.
-    eager = model.llm.config._attn_implementation == "eager"
-    kind = embeds_BTD.dtype if eager else torch.bool
-    mask_B1TT = torch.empty(len(rows), 1, longest, longest, dtype=kind, device=META)
+    embeds_BTD = torch.cat(rows)[None] if pack else _padded(rows)
+    batch, length, _ = embeds_BTD.shape
     hidden_BTD = model.llm.base_model(
         inputs_embeds=embeds_BTD,
-        attention_mask=mask_B1TT,
-        position_ids=places_BT,
+        attention_mask=_mask(model.llm, config, embeds_BTD),
+        position_ids=torch.empty(batch, length, dtype=torch.long, device=META),
         use_cache=False,
     ).last_hidden_state
     chosen_S = torch.empty(shapes.supervised, dtype=torch.long, device=META)
-    hidden_SD = hidden_BTD.flatten(0, 1).index_select(0, chosen_S)
-    logits_SV = model.llm.get_output_embeddings()(hidden_SD).float()
-    loss_S = functional.cross_entropy(logits_SV, chosen_S, reduction="none")
-    return loss_S.sum()
+    hidden_SD = hidden_BTD[:, :-1].flatten(0, 1).index_select(0, chosen_S)
+    divided = config.deepspeed is not None and config.deepspeed.zero == 3
+    few = 1 if divided else max(1, math.ceil(shapes.supervised / CHUNK))
+    return chunked_cross_entropy(model.llm.get_output_embeddings(), hidden_SD, chosen_S, few).sum()
 
 
-def shapes_of(batch: Iterable[Any]) -> Shapes:
-    """The shapes of a micro-batch of examples."""
-    examples = list(batch)
-    return Shapes(
-        dict(Counter(m.modality for e in examples for m in e.media)),
-        tuple(len(e.ids) for e in examples),
-        tuple(len(e.media) for e in examples),
-        sum(e.supervised for e in examples),
-    )
+def _padded(rows: list[Tensor]) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.stack([functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
+
+
+def _mask(llm: Any, config: TrainConfig, embeds_BTD: Tensor) -> Tensor | None:
+    """The mask that transformers would make; making it looks at numbers."""
+    if config.compute.attention == "flash_attention_2":
+        return None
+    batch, length, _ = embeds_BTD.shape
+    eager = llm.config._attn_implementation == "eager"
+    kind = embeds_BTD.dtype if eager else torch.bool
+    return torch.empty(batch, 1, length, length, dtype=kind, device=META)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,5 +89,14 @@ def memory_gb(device: torch.device) -> float:
     """Most memory taken so far, 10^9 bytes: of a GPU by tensors, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    return process_bytes() / 1e9
+
+
+def process_bytes() -> float:
+    """Most memory that this process has had."""
+    with suppress(OSError):  # getrusage would count what the process had that started this one
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM"):
+                return float(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

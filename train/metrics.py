@@ -19,20 +19,32 @@ class Progress:
     Args:
         stage: name of the stage.
         phase: ``"frozen"`` while outputs of frozen parts are computed (counted in samples), then
-            ``"train"`` (counted in optimiser steps).
+            ``"train"`` (counted in optimiser steps); ``"note"`` for something said in words.
         done: how many are done.
         total: of how many.
-        metrics: the step's line of ``metrics.jsonl``; empty in the first phase.
+        metrics: the step's line of ``metrics.jsonl``; empty in other phases.
+        text: of a note, one line.
     """
 
     stage: str
-    phase: Literal["frozen", "train"]
+    phase: Literal["frozen", "train", "note"]
     done: int
     total: int
     metrics: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
 
 
 Callback = Callable[[Progress], None]
+
+
+def note(stage: str, text: str) -> Progress:
+    """Something to say of a run in words.
+
+    Args:
+        stage: name of the stage.
+        text: one line.
+    """
+    return Progress(stage, "note", 0, 0, text=text)
 
 
 class Sink(Protocol):
@@ -117,6 +129,8 @@ def line(progress: Progress) -> str:
         'align 1/10  loss 2.000  lr 1.0e-03'
     """
     m = progress.metrics
+    if progress.phase == "note":
+        return f"{progress.stage}: {progress.text}"
     if progress.phase != "train":
         return f"{progress.stage} {progress.phase} {progress.done}/{progress.total}"
     parts = [f"{progress.stage} {progress.done}/{progress.total}"]

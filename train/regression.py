@@ -21,8 +21,8 @@ from onellm.data.loader import SignalReader, medium_key
 from onellm.data.sample import Sample
 from onellm.errors import BadInput, ConfigError
 from onellm.model import OneLLM
-from onellm.train.config import FitOutput
 from onellm.train.media import same_shape, vary
+from onellm.train.stage import FitOutput
 
 
 @torch.no_grad()

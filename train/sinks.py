@@ -11,15 +11,19 @@ from onellm.train.config import TrainConfig
 from onellm.train.metrics import Sink, flat
 
 
-def open_sinks(config: TrainConfig) -> list[Sink]:
+def open_sinks(config: TrainConfig, start: int = 0) -> list[Sink]:
     """The sinks a run asks for.
+
+    Args:
+        config: the run.
+        start: optimiser steps already done.
 
     Raises:
         MissingExtra: a package is not installed.
     """
     sinks: list[Sink] = []
     if config.log.tensorboard:
-        sinks.append(TensorBoard(Path(config.out) / "tensorboard"))
+        sinks.append(TensorBoard(Path(config.out) / "tensorboard", start))
     if config.log.wandb is not None:
         sinks.append(WeightsAndBiases(config.log.wandb, config))
     return sinks
@@ -30,14 +34,16 @@ class TensorBoard:
 
     Args:
         folder: for them.
+        start: steps already done; later ones, of a run that died behind its last checkpoint, are
+            not shown any more.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start: int = 0) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtra("tensorboard", "log") from error
-        self.writer: Any = SummaryWriter(str(folder))
+        self.writer: Any = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Write a step's numbers."""

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from onellm.data.loader import Batch
 from onellm.errors import ConfigError
 from onellm.slots import StateDict, weights_of
-from onellm.train.config import TrainConfig, overlay
+from onellm.train.config import TrainConfig
 from onellm.train.engine import Place, Update, part_norms, part_squares, pick_device, set_lr
 from onellm.train.objectives import Losses, Objective
+from onellm.train.packaged import overlay
 from onellm.train.schedule import build_adamw
 from onellm.train.shards import Shards, shards_of
 from onellm.train.state import (
