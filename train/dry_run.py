@@ -112,9 +112,18 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
     passes = max(len(step) for step in steps)
     memory, host = divide(model, config, measured, world, stored)
     return DryRun(
-        *(config, world, config.batch.size / (world * passes), passes, length),
-        *(count_parts(model), memory, host, look.flops, look.padding, len(steps)),
-        [decode(model, example) for example in shown],
+        config=config,
+        world=world,
+        per_device=config.batch.size / (world * passes),
+        passes=passes,
+        steps=length,
+        parts=count_parts(model),
+        memory=memory,
+        host=host,
+        flops=look.flops,
+        padding=look.padding,
+        looked_at=len(steps),
+        example_texts=[decode(model, example) for example in shown],
     )
 
 
