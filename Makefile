@@ -19,7 +19,7 @@ smoke: $(BIN)/.installed  ## the same in miniature
 	$(BIN)/onellm quickstart --preset smoke --out quickstart-smoke --no-resume
 
 test: $(BIN)/.installed  ## the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(BIN)/.installed  ## full-width checks
 	$(BIN)/python -m pytest -m slow

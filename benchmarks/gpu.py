@@ -25,7 +25,7 @@ from clock import bandwidth, machine, wait
 from decode import sweep
 from encode import SerialUPM, measure
 from sizes import DTYPES, LLMS, TINY_MODALITIES, build
-from train_step import ALIGN, CONVERSATION, PACK, lengths, samples
+from train_step import ALIGN, CONVERSATION, lengths, samples
 
 from onellm.config import parse
 from onellm.data.loader import Batch, Example
@@ -174,8 +174,7 @@ def measure_training(
         add_lora(model, config.stage.lora, 0)
     apply_compute(model, config.compute)
     batch = make(model)
-    pack = PACK if config.stage.lora is not None else {}
-    objective = LanguageModelling(model, **pack)
+    objective = LanguageModelling(model, pack=True)  # as all packaged stages through the LLM do
     costs = Costs(model, config)
     lengths_, room = objective.positions(batch)
     supervised = sum(example.supervised for example in batch)
