@@ -15,6 +15,7 @@ from tiny_runs import tiny_config, write_shards
 from typer.testing import CliRunner
 
 from onellm.cli import app
+from onellm.data.shards import ShardSamples
 from onellm.errors import ConfigError
 from onellm.train import lm_head, memory, objectives
 from onellm.train.dry_run import dry_run, empty_model, set_up
@@ -158,6 +159,21 @@ def test_outputs_of_frozen_parts_are_counted(place, sections):
     tight = sections | {"stage": sections["stage"] | {"frozen_gigabytes": 1e-6}}
     with pytest.raises(ConfigError, match="frozen_gigabytes allows 1e-06"):
         dry_run(config_of(place, **tight))
+
+
+@pytest.mark.parametrize("sections", [{}, *STORED])
+def test_media_are_read_for_the_pass_that_is_shown_alone(place, sections, monkeypatch):
+    seen: list[int] = []
+    read = ShardSamples._read
+
+    def watched(self: Any, index: int, *, whole: bool) -> Any:
+        seen.extend([index] * whole)
+        return read(self, index, whole=whole)
+
+    monkeypatch.setattr(ShardSamples, "_read", watched)
+    found = dry_run(config_of(place, **sections))
+    assert found.looked_at == 6
+    assert len(seen) == len(found.example_texts) == 4
 
 
 def test_several_devices_need_deepspeed_here_too(place):
