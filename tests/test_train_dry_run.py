@@ -246,6 +246,19 @@ def test_speed():
 STAGES = ("align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct")
 
 
+@pytest.mark.parametrize("objective", ["contrastive", "clip"])
+def test_one_sample_has_nothing_to_be_compared_with(place, objective):
+    sections = {"stage": {"objective": objective}, "batch": {"per_device": 1, "same_modality": 8}}
+    with pytest.raises(ConfigError, match=f"{objective} compares the samples of a pass"):
+        dry_run(config_of(place, **sections))
+
+
+@pytest.mark.parametrize("name", hardware_names())
+def test_each_preset_leaves_the_warm_up_something_to_compare(name):
+    per_device, _ = read_config("warmup", [], name).batch.split(read_machine(name).devices)
+    assert per_device > 1
+
+
 @pytest.mark.parametrize("name", hardware_names())
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_preset_fits_each_stage(name, stage):
