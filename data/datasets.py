@@ -198,6 +198,7 @@ def open_dataset(
     modalities: Mapping[str, Modality],
     shelf: Shelf,
     faults: Faults | None = None,
+    only: str = "",
 ) -> Collection:
     """Open a data set; text files are gone through once, media are left alone.
 
@@ -207,6 +208,7 @@ def open_dataset(
         shelf: for what has to be fetched.
         faults: policy for samples whose texts targets are made of; the first broken one is an
             error if left out. Without targets a broken sample is told of when it is drawn.
+        only: the modality of a run that has one alone, for tables that do not say.
 
     Raises:
         BadInput: it is missing, empty or damaged.
@@ -222,7 +224,7 @@ def open_dataset(
             nominal=config.shard_samples,
         )
     else:
-        groups = _open_records(config, kind, modalities, shelf)
+        groups = _open_records(config, kind, modalities, shelf, only)
     if not any(map(len, groups.values())):
         raise BadInput(config.paths[0], expected="samples", found="none")
     if config.targets:
@@ -231,7 +233,11 @@ def open_dataset(
 
 
 def _translator(
-    config: DatasetConfig, modalities: Mapping[str, Modality], folder: Path, title: str = ""
+    config: DatasetConfig,
+    modalities: Mapping[str, Modality],
+    folder: Path,
+    title: str = "",
+    only: str = "",
 ) -> Translator:
     return Translator(
         title or config.title,
@@ -241,11 +247,16 @@ def _translator(
         fields=config.fields,
         derive={name: (d.field, d.replace, d.by) for name, d in config.derive.items()},
         describe=config.describe,
+        only=only,
     )
 
 
 def _open_records(
-    config: DatasetConfig, kind: str, modalities: Mapping[str, Modality], shelf: Shelf
+    config: DatasetConfig,
+    kind: str,
+    modalities: Mapping[str, Modality],
+    shelf: Shelf,
+    only: str = "",
 ) -> dict[str, Sequence[Sample]]:
     folder = Path(config.media)
     if kind == "hub":
@@ -265,7 +276,7 @@ def _open_records(
     for number, (table, beside) in enumerate(tables):
         # Rows are numbered by table, and an id names one sample of the data set.
         title = f"{config.title}/{number}" if number else config.title
-        samples = RecordSamples(table, _translator(config, modalities, beside, title))
+        samples = RecordSamples(table, _translator(config, modalities, beside, title, only))
         for group, own in samples.by_group().items():
             groups.setdefault(group, []).append(own)
     return {group: joined(parts) for group, parts in groups.items()}

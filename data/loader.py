@@ -252,20 +252,30 @@ class Loader:
     def length(self, draw: Draw) -> int:
         """Positions that a drawn sample takes in the LLM.
 
-        Media are not read for it, so that each device can look at the samples of all. Of a sample
-        without a readable text it is the length of what will stand in its place under ``skip``;
-        that of one whose medium turns out to be broken is its own.
+        Media are not read for it, so that each device can look at the samples of all: see
+        :meth:`outline`. That of a sample whose medium turns out to be broken is its own.
         """
-
-        def measure(own: Draw) -> int:
-            sample = outline(self.parts[own.part], own.index)
-            _, ids, _ = self._text(sample, own)
-            return len(ids) + self.medium_tokens * len(sample.media)
-
         try:
-            return self._read(draw, measure)[0]
+            sample, ids, _ = self.outline(draw)
         except BadInput:  # it will be told of when it is its turn
             return 1
+        return len(ids) + self.medium_tokens * len(sample.media)
+
+    def outline(self, draw: Draw) -> tuple[Sample, Tensor, Tensor]:
+        """A drawn sample without what its media hold, its ids (S,) and its labels (S,).
+
+        Of a sample without a readable text it is what will stand in its place under ``skip``.
+
+        Raises:
+            BadInput: by the policy.
+        """
+
+        def look(own: Draw) -> tuple[Sample, Tensor, Tensor]:
+            sample = outline(self.parts[own.part], own.index)
+            _, ids, labels = self._text(sample, own)
+            return sample, ids, labels
+
+        return self._read(draw, look)[0]
 
     def example(self, draw: Draw) -> Example:
         """Make one drawn sample ready, or under ``skip`` the next one that can be read."""

@@ -267,4 +267,7 @@ def _check(parts: Sequence[Part], batch: int, block: int) -> None:
     if len({part.name for part in parts}) < len(parts):
         raise ConfigError("data: two parts of one name")
     if batch % block:
-        raise ConfigError(f"batch.same_modality {block} does not divide batch.size {batch}")
+        raise ConfigError(
+            f"batch.same_modality {block} does not divide batch.size {batch}; set it to a number "
+            "that does, or to 1 to mix modalities freely"
+        )

@@ -41,6 +41,8 @@ class Translator:
         fields: our field → theirs, such as ``{"caption": "TEXT"}``.
         derive: field → (field, what to replace in its text, by what).
         describe: ask the modality's caption prompt in front of a caption.
+        only: the one modality of the run; captioned files of which no field tells are of it. ""
+            where there are several.
 
     Raises:
         ConfigError: an unknown modality.
@@ -56,9 +58,11 @@ class Translator:
         fields: Mapping[str, str] | None = None,
         derive: Mapping[str, tuple[str, str, str]] | None = None,
         describe: bool = False,
+        only: str = "",
     ) -> None:
         self.name, self.modalities, self.folder = name, modalities, folder
         self.declared = modalities[modality] if modality else None
+        self.only = modalities.get(only)
         self.fields, self.derive, self.describe = fields or {}, derive or {}, describe
         names = {n for m in modalities.values() for n in (m.name, m.published_name, "media") if n}
         marker = "|".join(sorted(map(re.escape, names)))
@@ -105,8 +109,7 @@ class Translator:
 
     def _check_file(self, record: Record, name: str) -> None:
         """Refuse a caption of a file when nobody says of which modality the file is."""
-        field = next((field for field in FILES if is_there(record, field)), None)
-        if field is not None and is_there(record, CAPTIONS[0]):
+        for field in _captioned(record):
             raise BadInput(
                 name,
                 expected=f"the modality of the file under {field!r}",
@@ -136,6 +139,8 @@ class Translator:
             fields = self.declared.claims(record) or self._any_file(record)
             return [(self.declared, fields)] if fields else []
         found = [(m, fields) for m in self.modalities.values() if (fields := m.claims(record))]
+        if not found and self.only is not None:
+            found = [(self.only, (field,)) for field in _captioned(record)]
         # A picture that belongs to a pair is not there for itself.
         whole = [(m, f) for m, f in found if not any(set(f) < set(other) for _, other in found)]
         place = {field: i for i, field in enumerate(record)}
@@ -264,6 +269,12 @@ class Translator:
     def _clean(self, text: Any) -> str:
         """Text without the marks that say where a medium goes: media stand behind BOS."""
         return self._marker.sub("\n", str(text or "")).strip()
+
+
+def _captioned(record: Record) -> tuple[str, ...]:
+    """The field of a file under a neutral name that has a caption; () without a file or caption."""
+    fields = (field for field in FILES if is_there(record, field))
+    return tuple(fields)[:1] if is_there(record, CAPTIONS[0]) else ()
 
 
 def _each(record: Record, fields: tuple[str, ...]) -> list[Record]:

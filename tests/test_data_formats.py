@@ -21,6 +21,8 @@ from onellm.data.streams import Shelf
 from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
 from onellm.registry import get_modality
+from onellm.train.config import DataConfig
+from onellm.train.mixture import open_data
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +268,18 @@ def test_captions_of_files_need_a_modality(tmp_path, modalities, name):
     with pytest.raises(BadInput, match=r"a/#0: .* under 'url'.*Set 'modality'"):
         opened(tmp_path, modalities, path=name)
     assert list(opened(tmp_path, modalities, path=name, modality="image").groups) == ["image"]
+
+
+def test_a_run_of_one_modality_needs_not_be_told_what_a_table_holds(tmp_path, modalities):
+    """The published alignment table, named by an override of ``align_image``."""
+    (tmp_path / "a.csv").write_text("caption\turl\na lamp\tb.png\n")
+    (tmp_path / "b.png").write_bytes(picture(0))
+    data = parse(DataConfig, {"datasets": str(tmp_path / "a.csv")}, where="test")
+    drawn = open_data(data, modalities, ["image"])
+    assert [part.group for part in drawn.parts] == ["image"]
+    assert drawn.kept[0][0].media == (("image", str(tmp_path / "b.png")),)
+    with pytest.raises(BadInput, match="Set 'modality'"):
+        open_data(data, modalities, ["image", "audio"])
 
 
 def test_numbers_in_a_record_are_a_signal(tmp_path, modalities):

@@ -276,6 +276,7 @@ def test_lists_of_faults_end_where_a_run_goes_on(tmp_path):
     (tmp_path / "faults").mkdir()
     for rank in (0, 3):  # the run may have had more processes before
         lines = [json.dumps({"step": step, "file": "a"}) for step in (1, 4, 5)]
+        lines.insert(1, "\0\0\0")  # of a machine that lost its power
         (tmp_path / "faults" / f"{rank}.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "fi')
     forget_later(tmp_path, 4)
     for rank in (0, 3):

@@ -10,10 +10,12 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from onellm import encoder
 from onellm.encoder import LightQuickGELU
 from onellm.light import light
 from onellm.projection import experts
 from onellm.projection.experts import ExpertBlock, hidden_width
+from onellm.train.blocks import recompute
 from onellm.train.memory import LiveBytes
 
 
@@ -52,6 +54,31 @@ def test_an_expert_block_keeps_less_and_multiplies_no_more(monkeypatch):
     assert kept < 0.68 * whole
     assert products == plain_products
     assert all(torch.equal(grads[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "block recomputed"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "autocast"])
+def test_gradients_are_the_same_in_any_surrounding(monkeypatch, dtype, again):
+    """Under autocast, inside a block that is itself recomputed, and backwards twice."""
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        block = ExpertBlock(3, 32, 4, hidden_width(32, 16))
+        if again:
+            recompute(block)
+        x = torch.randn(2, 2, 9, 32, requires_grad=True)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            loss = LightQuickGELU()(block(x, active=2, queries=4)).float().square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        return [x.grad, *(p.grad for p in block.parameters())]
+
+    light_ones = gradients()
+    for module in (experts, encoder):
+        monkeypatch.setattr(module, "light", lambda function, *inputs: function(*inputs))
+    for one, plain in zip(light_ones, gradients(), strict=True):
+        assert one.abs().sum() > 0
+        assert torch.equal(one, plain)
 
 
 def test_quick_gelu_keeps_its_input_alone():

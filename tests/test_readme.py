@@ -95,3 +95,11 @@ def test_its_first_two_commands_are_targets_of_the_makefile():
     assert targets == ["quickstart", "test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+
+
+def test_files_are_where_it_says():
+    said = README.split("## Where things are")[1].split("```")[1]
+    areas = re.split(r"^(\w+)/ ", said, flags=re.M)[1:]
+    for area, words in zip(areas[::2], areas[1::2], strict=True):
+        for name in re.findall(r"\b[\w/]+\.py\b", words):
+            assert (ROOT / area / name).is_file(), f"{area}/{name}"

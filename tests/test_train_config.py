@@ -59,6 +59,15 @@ def test_config_errors(override, message):
 
 
 @pytest.mark.parametrize("name", stage_names())
+def test_each_stage_takes_another_length_by_an_override(name):
+    for key, value in (("steps", 7), ("epochs", 2.0)):
+        length = read_config(name, [f"length.{key}={value}"]).length
+        assert length.model_dump(exclude_none=True) == {key: value}
+    with pytest.raises(ConfigError, match="steps or epochs, not both"):
+        read_config(name, ["length.steps=7", "length.epochs=2"])
+
+
+@pytest.mark.parametrize("name", stage_names())
 @pytest.mark.parametrize("hardware", [None, "8x80gb"])
 def test_each_stage_takes_other_data_by_an_override(name, hardware):
     usual = read_config(name, hardware=hardware).data

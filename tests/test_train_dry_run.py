@@ -15,6 +15,7 @@ from tiny_runs import tiny_config, write_shards
 from typer.testing import CliRunner
 
 from onellm.cli import app
+from onellm.data.shards import ShardSamples
 from onellm.errors import ConfigError
 from onellm.train import lm_head, memory, objectives
 from onellm.train.dry_run import dry_run, empty_model, set_up
@@ -160,6 +161,21 @@ def test_outputs_of_frozen_parts_are_counted(place, sections):
         dry_run(config_of(place, **tight))
 
 
+@pytest.mark.parametrize("sections", [{}, *STORED])
+def test_media_are_read_for_the_pass_that_is_shown_alone(place, sections, monkeypatch):
+    seen: list[int] = []
+    read = ShardSamples._read
+
+    def watched(self: Any, index: int, *, whole: bool) -> Any:
+        seen.extend([index] * whole)
+        return read(self, index, whole=whole)
+
+    monkeypatch.setattr(ShardSamples, "_read", watched)
+    found = dry_run(config_of(place, **sections))
+    assert found.looked_at == 6
+    assert len(seen) == len(found.example_texts) == 4
+
+
 def test_several_devices_need_deepspeed_here_too(place):
     with pytest.raises(ConfigError, match="2 devices need a deepspeed section"):
         dry_run(config_of(place), world=2)
@@ -228,6 +244,19 @@ def test_speed():
 # -- hardware -----------------------------------------------------------------------------------
 
 STAGES = ("align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct")
+
+
+@pytest.mark.parametrize("objective", ["contrastive", "clip"])
+def test_one_sample_has_nothing_to_be_compared_with(place, objective):
+    sections = {"stage": {"objective": objective}, "batch": {"per_device": 1, "same_modality": 8}}
+    with pytest.raises(ConfigError, match=f"{objective} compares the samples of a pass"):
+        dry_run(config_of(place, **sections))
+
+
+@pytest.mark.parametrize("name", hardware_names())
+def test_each_preset_leaves_the_warm_up_something_to_compare(name):
+    per_device, _ = read_config("warmup", [], name).batch.split(read_machine(name).devices)
+    assert per_device > 1
 
 
 @pytest.mark.parametrize("name", hardware_names())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,10 +66,18 @@ def forget_later(folder: Path, start: int) -> None:
         start: optimiser steps done.
     """
     for path in sorted((folder / FOLDER).glob("*.jsonl")):
-        kept = [line for line in _complete(path) if json.loads(line)["step"] <= start]
+        kept = [line for line in _complete(path) if _step(line) <= start]
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         temporary.replace(path)
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinity where a crash of the machine has left something else."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _complete(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from onellm.data.lists import outline
 from onellm.data.loader import medium_key
 from onellm.data.sample import Sample
 from onellm.errors import BadInput
@@ -158,7 +159,7 @@ def _media(samples: Sequence[Sample], name: str) -> float:
     looked = min(len(samples), COUNTED)
     for index in range(looked):
         try:
-            sample = samples[index]
+            sample = outline(samples, index)
         except BadInput:  # the run will tell of it
             continue
         for place, (modality, _) in enumerate(sample.media):

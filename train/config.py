@@ -209,7 +209,8 @@ class LengthConfig(StrictModel):
 
     Attributes:
         steps: optimiser steps; or else
-        epochs: times the number of examples drawn, all parts taken together.
+        epochs: times the number of examples drawn, all parts taken together. An override of one
+            takes the place of the other in a stage's file.
     """
 
     steps: PositiveInt | None = None
@@ -292,7 +293,8 @@ class TrainConfig(StrictModel):
         if self.stage.objective != "lm" and (self.batch.pack or self.batch.arrange != "order"):
             raise ValueError(
                 f"batch.pack and batch.arrange are for the lm objective; {self.stage.objective} "
-                "compares the samples of a pass, which are to come at random"
+                "compares the samples of a pass, which are to come at random; set "
+                "batch.pack=false batch.arrange=order"
             )
         if self.deepspeed and self.deepspeed.zero == 0 and self.dtype != "float32":
             raise ValueError(f"deepspeed.zero=0 trains in float32; take zero=1 for {self.dtype}")

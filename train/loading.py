@@ -57,10 +57,16 @@ def build_loader(
         world: number of processes.
 
     Raises:
-        ConfigError: the model has no text tokenizer, or batches do not come out even.
+        ConfigError: the model has no text tokenizer, batches do not come out even, or an objective
+            that compares the samples of a pass has one to compare.
     """
     if model.text is None:
         raise ConfigError(f"{config.model}: the model has no text tokenizer to train with")
+    if config.stage.objective != "lm" and config.batch.split(world)[0] < 2:
+        raise ConfigError(
+            f"batch: {config.stage.objective} compares the samples of a pass, and a pass on each "
+            f"of {world} device(s) has one: raise batch.per_device or batch.size"
+        )
     order = Order(
         drawn.parts, seed=config.seed, batch=config.batch.size, block=config.batch.same_modality
     )

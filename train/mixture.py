@@ -93,7 +93,8 @@ def open_data(
         samples = read_samples(config, modalities, names, faults)
         return Drawn(*build_parts(config, modalities, samples, faults), samples)
     shelf = shelf_of(config)
-    collections = [open_dataset(one, modalities, shelf, faults) for one in config.datasets]
+    only = names[0] if len(names) == 1 else ""
+    collections = [open_dataset(one, modalities, shelf, faults, only) for one in config.datasets]
     parts, kept = mixture(collections, media=config.media)
     _check_groups(parts, names)
     by_modality: dict[str, list[Sequence[Sample]]] = {}

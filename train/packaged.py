@@ -66,8 +66,10 @@ def read_config(
 
 
 def _overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A file's data under overrides; what says which data to take gives way to other data."""
+    """A file's data under overrides; its choice of data or length gives way to another one."""
     keys = {override.partition("=")[0] for override in overrides}
+    if len(keys & {"length.steps", "length.epochs"}) == 1:
+        data = {**data, "length": {}}
     section = data.get("data")
     if isinstance(section, Mapping):
         if "data.datasets" in keys:

@@ -88,14 +88,13 @@ def _planned(loader: Loader, draws: Iterable[Draw]) -> Shapes:
     lengths, media_of, supervised = [], [], 0
     for draw in draws:
         try:
-            sample = loader.parts[draw.part][draw.index]
-            ids, labels = loader.encode(sample.said(draw.epoch))
+            sample, ids, labels = loader.outline(draw)
         except BadInput:  # the run will tell of it
             continue
         media.update(name for name, _ in sample.media)
-        lengths.append(min(len(ids), loader.max_tokens))
+        lengths.append(len(ids))
         media_of.append(len(sample.media))
-        supervised += int((labels[1 : loader.max_tokens] != IGNORED).sum())
+        supervised += int((labels[1:] != IGNORED).sum())
     return Shapes(dict(media), tuple(lengths), tuple(media_of), supervised)
 
 
