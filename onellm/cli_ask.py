@@ -156,6 +156,8 @@ def embed(
         ]
         if not given:
             raise ConfigError("no files to embed")
+        if out.is_dir():
+            raise ConfigError(f"--out {out} is a folder; name a .npz file in it")
         check_files([Question(media=given)])
         from onellm.vectors import embed_files, modality_of, save_vectors
 

@@ -26,13 +26,13 @@ def folder_of(place: str | Path) -> Path:
     path = Path(place)
     if path.is_dir():
         return path
-    _check_id(place)
+    _check_hub(str(place))
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(place)))
-    except (OSError, ValueError) as error:  # offline, unknown repository, no access
-        raise _nowhere(place) from error
+    except (OSError, ValueError) as error:
+        raise _unreachable(str(place), error) from error
 
 
 def config_of(place: str | Path) -> dict[str, Any]:
@@ -48,23 +48,38 @@ def config_of(place: str | Path) -> dict[str, Any]:
 @cache
 def _fetched(place: str) -> Path:
     """A folder with the config of a model on the hub, which is asked once."""
-    _check_id(place)
+    _check_hub(place)
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(place, CONFIG)).parent
     except (OSError, ValueError) as error:
-        raise _nowhere(place) from error
+        raise _unreachable(place, error) from error
 
 
-def _check_id(place: str | Path) -> None:
-    words = str(place)
-    if Path(place).exists() or words.count("/") != 1 or words.startswith((".", "/", "~")):
+def _check_hub(place: str) -> None:
+    """Ask the hub for a model once; a download would ask six times, for half a minute.
+
+    Raises:
+        CheckpointError: it is no id, there is no such model, or the hub cannot be reached.
+    """
+    if Path(place).exists() or place.count("/") != 1 or place.startswith((".", "/", "~")):
         raise CheckpointError(f"{place}: expected a folder with {CONFIG}; found none")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(place, CONFIG), str):
+            get_hf_file_metadata(hf_hub_url(place, CONFIG))
+    except (HfHubHTTPError, HFValidationError) as error:  # unknown, no model of ours, no access
+        raise CheckpointError(f"{place}: no such folder, and no such model on the hub") from error
+    except Exception as error:  # of whichever library the hub's goes through
+        raise _unreachable(place, error) from error
 
 
-def _nowhere(place: str | Path) -> CheckpointError:
-    return CheckpointError(f"{place}: no such folder, and no such model on the hub")
+def _unreachable(place: str, error: Exception) -> CheckpointError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"{place}: no such folder, and the hub cannot be asked ({reason})")
 
 
 def read_model_config(file: Path) -> dict[str, Any]:

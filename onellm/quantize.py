@@ -24,8 +24,9 @@ def quantize_llm(model: OneLLM, bits: int) -> None:
     """Replace the LLM's linear layers by ones with 8-bit or 4-bit weights, in place.
 
     For answering, not for training or saving. With 4 bits the LLM computes in bfloat16, which is
-    what the kernels are made for. A saved model is better loaded so
-    (``OneLLM.from_pretrained(path, bits=8)``): its weights are then never whole in memory.
+    what the kernels are made for; with 8 bits it does so in place of float16. A saved model
+    is better loaded so (``OneLLM.from_pretrained(path, bits=8)``): its weights are then never
+    whole in memory.
 
     Args:
         model: the model, on the device where it is to run.
@@ -75,7 +76,9 @@ class Quantizer:
         parameter = module._parameters.get(leaf)
         if parameter is None:  # a buffer; rotary frequencies, say, stay in float32
             return
-        if self._bits == 4 and parameter.is_floating_point():
+        # With 8 bits, whole numbers up to 127 are added up before they are scaled, which is more
+        # than float16 holds: answers would be empty.
+        if parameter.dtype == torch.float16 or (self._bits == 4 and parameter.is_floating_point()):
             parameter.data = parameter.data.to(torch.bfloat16)
         if leaf == "weight" and self._chosen(module):
             self._quantize(module, self._settings, filter_fn=lambda *_: True)

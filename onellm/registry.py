@@ -54,7 +54,9 @@ def _discover() -> None:
         for module in pkgutil.iter_modules(onellm.tokenizers.__path__):
             importlib.import_module(f"onellm.tokenizers.{module.name}")
         for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-            entry.load()  # importing it runs the decorator
+            found = entry.load()  # importing it runs the decorator, if there is one
+            if isinstance(found, type) and issubclass(found, Modality):
+                register_modality(found)
     except BaseException:
         _discovered = False  # or the next call would see half a registry without an error
         raise

@@ -9,9 +9,12 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 from tiny import tiny_model
 from typer.testing import CliRunner
@@ -25,6 +28,7 @@ VERBS = (
     *("quickstart", "train", "export", "plot", "data"),
     *("generate", "embed", "chat", "eval", "convert", "ls", "show", "doctor"),
 )
+NO_SUCH: Any = types.SimpleNamespace(headers={}, request=None)
 runner = CliRunner()
 
 
@@ -199,6 +203,29 @@ def test_a_missing_model_is_named(tmp_path):
         assert "./nowhere" in line
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("no route to host"), "the hub cannot be asked (no route to host)"),
+        (RuntimeError("of another library"), "the hub cannot be asked (of another library)"),
+        (RepositoryNotFoundError("404", response=NO_SUCH), "no such model on the hub"),
+    ],
+)
+def test_the_hub_is_asked_once(monkeypatch, error, said):
+    """A download would ask six times, for half a minute, and tell of each."""
+    asked = []
+
+    def metadata(address):
+        asked.append(address)
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    line = fails("generate", "--model", "runs/mispelt", "hello")
+    assert line == f"error: runs/mispelt: no such folder, and {said}"
+    (address,) = asked
+    assert address.endswith("/runs/mispelt/resolve/main/config.json")
+
+
 # -- many files ---------------------------------------------------------------------------------
 
 
@@ -309,6 +336,8 @@ def test_embed_guesses_only_what_is_certain(files, tmp_path):
     assert "reads such a file" in fails(*embed, str(tmp_path / "notes.txt"))
     assert "gone.csv: expected a file; found no such file" in fails(*embed, "gone.csv")
     assert "no files" in fails(*embed)
+    into_a_folder = ("embed", "--model", str(files / "model"), "-o", str(tmp_path))
+    assert "name a .npz file" in fails(*into_a_folder, str(files / "walk.npy"))
     np.savetxt(tmp_path / "walk.csv", np.zeros((100, 6)), delimiter=",")
     done = onellm(*embed, str(tmp_path / "walk.csv"))
     assert done.exit_code == 0, done.stderr

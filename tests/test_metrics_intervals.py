@@ -114,6 +114,9 @@ def test_a_run_against_itself_and_a_run_that_is_always_better():
     same = paired_test(scores, scores)
     assert (same.difference, same.p, same.better, same.worse) == (0.0, 1.0, 0, 0)
     better = paired_test([s + 1 for s in scores], scores)
-    assert (better.p, better.interval) == (0.0, (1.0, 1.0))
+    assert (better.p, better.interval) == (0.125, (1.0, 1.0)), "four heads in a row, or four tails"
+    assert paired_test([1.0], [0.0]).p == 1.0, "one question proves nothing"
+    assert paired_test([0.3] * 6, [0.1] * 6).p == pytest.approx(2 * 0.5**6)
+    assert paired_test([1.0] * 6, [0.0] * 6, list("aabbcc")).p == 0.25, "three pictures"
     with pytest.raises(ValueError, match="not 3 and 4"):
         paired_test(scores[:3], scores)

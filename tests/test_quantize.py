@@ -98,6 +98,20 @@ def test_loading_with_fewer_bits_is_loading_and_then_quantising(bits, tmp_path):
     torch.testing.assert_close(found, wanted)
 
 
+def test_eight_bits_do_not_overflow_float16(tmp_path):
+    pytest.importorskip("torchao")
+    model = wide_model()
+    with torch.no_grad():  # activations of some thousands, which real LLMs have (2,572 in SmolLM2)
+        for block in model.llm.model.layers:
+            block.mlp.up_proj.weight.mul_(3e4)
+    model.save_pretrained(tmp_path)
+    x, ids = tiny.signals(model, "imu"), torch.tensor([[0, 5, 6, 7]])
+    loaded = OneLLM.from_pretrained(tmp_path, dtype=torch.float16, bits=8)
+    with torch.no_grad():
+        assert loaded(ids, media=[("imu", x[:1])]).isfinite().all()
+    assert (loaded.dtype, loaded.llm.dtype) == (torch.float16, torch.bfloat16)
+
+
 PEAK = """
 import sys
 from pathlib import Path

@@ -33,7 +33,8 @@ def tactile(monkeypatch):
     exec(code.group(1), {"__name__": "readme"})
 
 
-def test_the_command_line_finds_a_modality_of_another_package(tmp_path):
+@pytest.mark.parametrize("decorated", [True, False])
+def test_the_command_line_finds_a_modality_of_another_package(tmp_path, decorated):
     """As if the README's class and its line of setup had been installed."""
     code = re.search(r"<!-- tested: tests/test_readme.py -->\n```python\n(.*?)```", README, re.S)
     line = re.search(r'entry_points=\{"(onellm\.modalities)": \["(tactile = [\w.:]+)"\]\}', README)
@@ -41,7 +42,10 @@ def test_the_command_line_finds_a_modality_of_another_package(tmp_path):
     assert line is not None
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package/__init__.py").touch()
-    (tmp_path / "my_package/tactile.py").write_text(code.group(1))
+    decorator = "@onellm.register_modality\n"  # the entry point says as much
+    source = code.group(1) if decorated else code.group(1).replace(decorator, "")
+    assert (decorator in source) == decorated
+    (tmp_path / "my_package/tactile.py").write_text(source)
     (info := tmp_path / "my_package-1.0.dist-info").mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{line.group(1)}]\n{line.group(2)}\n")

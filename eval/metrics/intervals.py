@@ -150,9 +150,10 @@ class Paired:
         n: questions.
         difference: of the means.
         error: its standard error.
-        interval: 95 %, Student's.
+        interval: 95 %, Student's; of no width where all questions differ alike.
         t: difference over error; 0 where both are 0.
-        p: two-sided.
+        p: two-sided. Where all questions differ alike, which leaves no error to measure by, it is
+            the sign test's.
         better: on how many questions the first scores more.
         worse: less.
     """
@@ -186,17 +187,18 @@ def paired_test(
         )
     gaps = [a - b for a, b in zip(first, second, strict=True)]
     n, mean = len(gaps), sum(gaps) / len(gaps)
+    groups = n if clusters is None else len(set(clusters))
     free = n - 1
     error = standard_error(gaps)
-    if clusters is not None and 1 < len(set(clusters)) < n:
-        error, free = clustered_error(gaps, clusters), len(set(clusters)) - 1
+    if clusters is not None and 1 < groups < n:
+        error, free = clustered_error(gaps, clusters), groups - 1
     t, p, half = 0.0, 1.0, 0.0
-    if error > 0:
+    if error > 1e-12 * abs(mean):  # sums of floats leave a hair where there is none
         from scipy.special import stdtr, stdtrit
 
         t = mean / error
         p, half = float(2 * stdtr(free, -abs(t))), float(stdtrit(free, 0.975)) * error
     elif mean:
-        t, p = math.copysign(math.inf, mean), 0.0
+        t, p = math.copysign(math.inf, mean), 0.5 ** (groups - 1)
     better, worse = sum(g > 0 for g in gaps), sum(g < 0 for g in gaps)
     return Paired(n, mean, error, (mean - half, mean + half), t, p, better, worse)
