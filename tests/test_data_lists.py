@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny import MODALITIES, tiny_text
-from tiny_runs import description, picture, recording, write_shards, write_tar
+from tiny_runs import description, opened, picture, recording, write_shards, write_tar
 
-from onellm.config import parse
 from onellm.data import tars
 from onellm.data.convert import convert
-from onellm.data.datasets import Collection, DatasetConfig, mixture, open_dataset
+from onellm.data.datasets import Collection, mixture
 from onellm.data.faults import FaultConfig, Faults
 from onellm.data.lists import Joined, Targeted, by_target, outline, pieces_of
 from onellm.data.loader import Loader, SignalReader
@@ -36,13 +35,6 @@ TEXT = tiny_text()
 @pytest.fixture(scope="module")
 def modalities() -> dict[str, Modality]:
     return {name: get_modality(name, **options) for name, options in MODALITIES.items()}
-
-
-def opened(
-    path: Any, modalities: dict[str, Modality], shelf: Shelf | None = None, **options: Any
-) -> Collection:
-    config = parse(DatasetConfig, {"path": path, "name": "d", **options}, where="test")
-    return open_dataset(config, modalities, shelf or Shelf("unused"))
 
 
 def loader_of(made: Collection, modalities: dict[str, Modality], **options: Any) -> Loader:

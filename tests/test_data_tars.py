@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny import MODALITIES
-from tiny_runs import picture, recording, write_shards, write_tar
+from tiny_runs import opened, picture, recording, write_shards, write_tar
 
-from onellm.config import parse
 from onellm.data.convert import convert
-from onellm.data.datasets import Collection, DatasetConfig, mixture, open_dataset
+from onellm.data.datasets import mixture
 from onellm.data.faults import FaultConfig, Faults
 from onellm.data.loader import medium_key
 from onellm.data.order import POOL, Order, Part
@@ -31,13 +30,6 @@ from onellm.registry import get_modality
 @pytest.fixture(scope="module")
 def modalities() -> dict[str, Modality]:
     return {name: get_modality(name, **options) for name, options in MODALITIES.items()}
-
-
-def opened(
-    path: Any, modalities: dict[str, Modality], shelf: Shelf | None = None, **options: Any
-) -> Collection:
-    config = parse(DatasetConfig, {"path": path, "name": "d", **options}, where="test")
-    return open_dataset(config, modalities, shelf or Shelf("unused"))
 
 
 def test_members_say_their_modality(tmp_path, modalities):

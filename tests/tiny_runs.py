@@ -14,6 +14,9 @@ from PIL import Image
 from tiny import tiny_model
 
 from onellm.config import parse
+from onellm.data.datasets import Collection, DatasetConfig, open_dataset
+from onellm.data.streams import Shelf
+from onellm.modality import Modality
 from onellm.model import OneLLM
 from onellm.train.config import TrainConfig
 from onellm.train.launch import run_training
@@ -21,6 +24,14 @@ from onellm.train.metrics import read_metrics
 
 LABELS = ("chair", "table", "plant", "lamp")
 TRAINABLE = ["projector.*", "tags.*.{modality}", "tokenizers.{modality}.*", "positions.{modality}"]
+
+
+def opened(
+    path: Any, modalities: dict[str, Modality], shelf: Shelf | None = None, **options: Any
+) -> Collection:
+    """A data set, its media read by these modalities."""
+    config = parse(DatasetConfig, {"path": path, "name": "d", **options}, where="test")
+    return open_dataset(config, modalities, shelf or Shelf("unused"))
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
