@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -18,7 +19,7 @@ from onellm.data.faults import Fault, Faults
 from onellm.data.lists import beyond, outline
 from onellm.data.order import Draw, Order, stable_hash
 from onellm.data.plan import Layout, plan
-from onellm.data.prefetch import prefetch
+from onellm.data.prefetch import make_ahead, prefetch
 from onellm.data.sample import Sample
 from onellm.data.workers import in_processes
 from onellm.errors import BadInput
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 Encode = Callable[[Sequence[tuple[str, str]]], tuple[Tensor, Tensor]]
 """Turns → ids (S,) with BOS first, and labels (S,), −100 where nothing is learned."""
+Share = Callable[[list[int]], list[list[int]]]
+"""This process's numbers → those of all processes, by rank. Every process calls it in turn."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,19 @@ def medium_key(sample: Sample, position: int) -> str:
     """
     name, source = sample.media[position]
     return f"{name}/{file_key(source) or f'{sample.id}/{position}'}"
+
+
+def merged(shares: Sequence[Sequence[int]]) -> list[int]:
+    """One list again of every n-th item of it, counted from the first, the second … the n-th.
+
+    Example:
+        >>> merged([[0, 3, 6], [1, 4], [2, 5]])
+        [0, 1, 2, 3, 4, 5, 6]
+    """
+    whole = [0] * sum(map(len, shares))
+    for first, share in enumerate(shares):
+        whole[first :: len(shares)] = share
+    return whole
 
 
 def view_key(key: str, view: int) -> str:
@@ -188,6 +204,7 @@ class Loader:
         per_device: int,
         ahead: int = 0,
         workers: int = 0,
+        share: Share | None = None,
     ) -> Iterator[list[Batch]]:
         """The micro-batches of one rank, one list per optimiser step.
 
@@ -199,33 +216,36 @@ class Loader:
             per_device: samples of one micro-batch; in packed rows, on average.
             ahead: steps read ahead in a thread; 0 for none.
             workers: processes that read media; 0 reads in the thread.
+            share: tells the other processes the lengths that this one has measured, and the other
+                way round; it is called in the caller's thread, in every process equally often.
+                Without it each process measures all.
 
         Raises:
             BadInput: a broken sample, by the policy of ``faults``.
         """
         layout = replace(self.layout, world=world, per_device=per_device)
-        plans = ([devices[rank] for devices in self.plan(n, layout)] for n in range(first, last))
-        made = self._in_workers(plans, ahead, workers) if workers else self._here(plans, ahead)
-        for batches in made:
+        plans = self._plans(range(first, last), layout, rank, share, max(ahead, min(workers, 1)))
+        read = (
+            self._in_workers(plans, workers)
+            if workers
+            else make_ahead(self._read_all, plans, ahead)
+        )
+        for batches in read:
             # Here, and not where they are read, so that what was only read ahead does not count.
             for batch in batches:
                 broken = [fault for example in batch for fault in example.broken]
                 self.faults.add(broken, len(batch) + len(broken))
             yield batches
 
-    def _here(self, plans: Iterator[list[list[Draw]]], ahead: int) -> Iterator[list[Batch]]:
-        return prefetch(
-            ([[self.example(draw) for draw in draws] for draws in plan] for plan in plans), ahead
-        )
+    def _read_all(self, passes: list[list[Draw]]) -> list[Batch]:
+        return [[self.example(draw) for draw in draws] for draws in passes]
 
-    def _in_workers(
-        self, plans: Iterator[list[list[Draw]]], ahead: int, workers: int
-    ) -> Iterator[list[Batch]]:
-        """Micro-batches from other processes, while a thread plans ahead."""
+    def _in_workers(self, plans: Iterator[list[list[Draw]]], workers: int) -> Iterator[list[Batch]]:
+        """Micro-batches from other processes."""
         passes: deque[int] = deque()
 
         def jobs() -> Iterator[list[Draw]]:
-            for step_plan in prefetch(plans, max(1, ahead)):
+            for step_plan in plans:
                 passes.append(len(step_plan))
                 yield from step_plan
 
@@ -238,6 +258,25 @@ class Loader:
                 passes.popleft()
                 step = []
 
+    def _plans(
+        self, steps: range, layout: Layout, rank: int, share: Share | None, ahead: int
+    ) -> Iterator[list[list[Draw]]]:
+        """This process's draws of each step, for each pass.
+
+        With ``share`` a process measures one in ``world`` of a step's samples. Besides the time,
+        that keeps plans equal where one process finds a sample broken and another does not.
+        """
+        every = range(self.order.batch)
+        own = every[rank :: layout.world] if share else every
+        measured = prefetch((self._lengths(step, own, layout) for step in steps), ahead)
+        with closing(measured):
+            for step, mine in zip(steps, measured, strict=True):
+                lengths = merged(share(mine)) if share and layout.needs_lengths else mine
+                yield [
+                    [self._drawn(step, place) for place in devices[rank]]
+                    for devices in plan(every, lengths, layout)
+                ]
+
     def plan(self, step: int, layout: Layout) -> list[list[list[Draw]]]:
         """The draws of a step for each pass and device.
 
@@ -245,9 +284,20 @@ class Loader:
             step: optimiser step, from 0.
             layout: devices, samples of a pass, and how they are put together.
         """
-        draws = self.order.global_batch(step)
-        lengths = [self.length(draw) for draw in draws] if layout.needs_lengths else []
-        return plan(draws, lengths, layout)
+        every = range(self.order.batch)
+        passes = plan(every, self._lengths(step, every, layout), layout)
+        return [
+            [[self._drawn(step, place) for place in places] for places in devices]
+            for devices in passes
+        ]
+
+    def _lengths(self, step: int, places: range, layout: Layout) -> list[int]:
+        if not layout.needs_lengths:
+            return []
+        return [self.length(self._drawn(step, place)) for place in places]
+
+    def _drawn(self, step: int, place: int) -> Draw:
+        return self.order.draw(step * self.order.batch + place)
 
     def length(self, draw: Draw) -> int:
         """Positions that a drawn sample takes in the LLM.

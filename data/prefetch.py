@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+J = TypeVar("J")
 T = TypeVar("T")
 
 
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+def make_ahead(make: Callable[[J], T], jobs: Iterable[J], depth: int) -> Iterator[T]:
+    """Make one thing of each job, in order, up to ``depth`` ahead in a thread.
+
+    Unlike with :func:`prefetch`, jobs are asked for in the caller's thread, ``depth`` + 1 before
+    the first thing and then one for each.
+
+    Args:
+        make: called in the thread; what it raises is raised here when it is its turn.
+        jobs: what to make things of.
+        depth: how many finished things may wait; 0 makes them in the caller's thread.
+    """
+    if depth < 1:
+        yield from map(make, jobs)
+        return
+    made: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        try:
+            for job in jobs:
+                made.append(thread.submit(make, job))
+                if len(made) > depth:
+                    yield made.popleft().result()
+            while made:
+                yield made.popleft().result()
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Pass items on unchanged and in order, produced up to ``depth`` ahead in a thread.
 
     An error of the producer is raised here; leaving the loop early stops the thread.

@@ -112,6 +112,13 @@ MIXED: dict[str, Any] = {
 }
 
 
+# Rows are planned from lengths that each process has measured a part of, some steps ahead.
+PACKED = MIXED | {
+    "batch": {"per_device": 2, "arrange": "length", "pack": True, "tokens": 60},
+    "data": {"ahead": 2},
+}
+
+
 # Adam divides gradients by their size: a larger rate would show the rounding of those near 0.
 UPDATE: dict[str, Any] = {
     "length": {"steps": 2},
@@ -198,6 +205,7 @@ def both(place: Path) -> dict[str, Records]:
         "stage": {"trainable": ["projector.*", "llm.*"], "frozen": "features"},
         "compute": {"recompute": ["llm", "projector"]},
     }
+    runs["packed2"] = PACKED | {"deepspeed": {"zero": 2}}
     runs |= {f"update{z}": UPDATE | {"deepspeed": {"zero": z}} for z in (0, 2)}
     two_processes(place, runs)
     return {name: read_metrics(place / name / "metrics.jsonl") for name in runs}
@@ -219,6 +227,12 @@ def test_two_processes_of_four_samples_make_the_update_of_one_of_eight(place, bo
 def test_two_processes_equal_one(place, alone, both, name):
     assert_equal_runs(both[name], alone)
     compare(place, "alone", name)
+
+
+def test_two_processes_measure_and_pack_as_one(place, both):
+    _, want = tiny_run(place / "shards", place / "packed", **PACKED)
+    assert_equal_runs(both["packed2"], want)
+    compare(place, "packed", "packed2")
 
 
 @pytest.mark.slow

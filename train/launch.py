@@ -21,6 +21,7 @@ from onellm.data.loader import SignalReader
 from onellm.errors import CheckpointError, ConfigError, OneLLMError, plain_reason
 from onellm.model import OneLLM
 from onellm.quiet import hush
+from onellm.train.agreement import check_same_data, check_same_step
 from onellm.train.blocks import apply_compute
 from onellm.train.broken import forget_later
 from onellm.train.checkpoint import Checkpoints, check_same_run
@@ -152,6 +153,7 @@ def prepare(
     for part in (model.encoder, model.projector, model.llm):
         if not any(parameter.requires_grad for parameter in part.parameters()):
             part.eval()  # dropout would only blur what cannot learn from it
+    check_same_data(engine, drawn.parts)
     start, skipped = _resume(config, engine, checkpoints, faults)
     try:
         if place.rank == 0:  # the others append after the first step, which waits for this process
@@ -182,7 +184,7 @@ def _resume(
 ) -> tuple[int, int]:
     """Steps done, and updates left out among them."""
     newest = checkpoints.newest()
-    _check_same_everywhere(engine, 0 if newest is None else newest.step, checkpoints.folder)
+    check_same_step(engine, 0 if newest is None else newest.step, checkpoints.folder)
     if newest is None:
         return 0, 0
     if not config.checkpoint.resume:
@@ -195,16 +197,6 @@ def _resume(
     engine.load(saved)
     restore_faults(faults, saved.facts.get("faults", ()), engine.rank)
     return newest.step, int(saved.facts.get("skipped", 0))
-
-
-def _check_same_everywhere(engine: Engine, step: int, folder: Path) -> None:
-    """Processes that begin at different steps would wait for each other for ever."""
-    seen = torch.tensor([step, step**2], dtype=torch.float64)  # equal sums of both: equal steps
-    if not torch.equal(engine.sum(seen), engine.world * seen):
-        raise CheckpointError(
-            f"{folder}: process {engine.rank} sees a checkpoint of step {step}, others see "
-            "another; 'out' must be a folder that all machines share"
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -78,6 +78,7 @@ def train(run: Run, start: int = 0) -> None:
         **{"rank": engine.rank, "world": engine.world, "per_device": per_device},
         ahead=config.data.ahead,
         workers=config.data.workers,
+        share=engine.share if engine.world > 1 else None,
     )
     began = time.perf_counter()
     with stop_flag() as flag:
