@@ -130,10 +130,14 @@ class EvenShards:
         self.zero, self.rank, self.world = optimizer, rank, world
 
     def make_moments(self, updates: int) -> None:
-        """Give AdamW its state before its first step, where it is in memory."""
+        """Give AdamW its state before its first step, which would make it otherwise."""
         for number, flat in enumerate(self.zero.fp32_partitioned_groups_flat):
-            if not self.zero._swappable_optimizer_subgroup(number):
-                self.zero.optimizer.state[flat] = adam_state(flat, updates)
+            on_disk = self.zero._swappable_optimizer_subgroup(number)
+            if on_disk:
+                self.zero._optimizer_states_and_gradient_swap_in(number)
+            self.zero.optimizer.state[flat] = adam_state(flat, updates)
+            if on_disk:
+                self.zero._optimizer_states_and_gradient_swap_out(number)
 
     def _width(self, parameter: nn.Parameter) -> int:
         """Numbers of a process's part, padding of the last one among them."""

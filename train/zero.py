@@ -11,13 +11,14 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from onellm.data.loader import Batch
-from onellm.errors import ConfigError
+from onellm.errors import ConfigError, plain_reason
 from onellm.slots import StateDict, weights_of
 from onellm.train.config import TrainConfig
 from onellm.train.engine import Place, Update, part_norms, part_squares, pick_device, set_lr
@@ -97,6 +98,30 @@ def _offload(config: TrainConfig) -> dict[str, Any]:
     return {key: {"device": where, **common} for key, where in wanted.items() if where != "none"}
 
 
+def _check_disk(config: TrainConfig) -> None:
+    """Make sure that what goes to a disk can go there.
+
+    Raises:
+        ConfigError: DeepSpeed's extension for it cannot be built, or the folder cannot be made.
+    """
+    assert config.deepspeed is not None
+    offload = config.deepspeed.offload
+    if "nvme" not in (offload.optimizer, offload.parameters) or offload.path is None:
+        return
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise ConfigError(
+            "deepspeed.offload: nvme needs libaio with its headers (package libaio-dev or "
+            "libaio-devel) and a C++ compiler, from which DeepSpeed builds an extension"
+        )
+    try:
+        Path(offload.path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = plain_reason(error)
+        raise ConfigError(f"deepspeed.offload.path: {offload.path}: {reason}") from error
+
+
 class DeepSpeedEngine:
     """One of several processes under DeepSpeed, ZeRO 0 to 3; gloo where there is no GPU.
 
@@ -109,6 +134,7 @@ class DeepSpeedEngine:
     def __init__(self, objective: Objective, config: TrainConfig, place: Place) -> None:
         settings = deepspeed_json(config, place.world)
         deepspeed, self._environment = _start_deepspeed(place)
+        _check_disk(config)
         self.rank, self.world = place.rank, place.world
         # What the processes tell each other goes past the GPUs, which have enough to do.
         gloo = torch.distributed.get_backend() == "gloo"
