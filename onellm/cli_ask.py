@@ -89,6 +89,10 @@ def generate(
 
         known = _modalities(context, model, words or [])
         check_settings(model, dtype, bits)
+        if out is not None and out.is_dir():
+            raise ConfigError(f"--out {out} is a folder; name a JSONL file in it")
+        if beams > 1 and temperature > 0:
+            raise ConfigError("--beams follows likely answers and --temperature draws; take one")
         if jsonl and words:
             raise ConfigError("--jsonl has the questions; leave out prompt and files")
         questions = (
@@ -106,7 +110,10 @@ def generate(
         if each or jsonl or out:
             how = {"batch_size": batch_size, "skip_bad": skip_bad, **settings}
             answers = asked.answer_questions(loaded, questions, **how)
-            asked.write_lines(answers, out, typer.echo)
+            written, bad = asked.write_lines(answers, out, typer.echo)
+            if out or bad:
+                broken = f", {bad} of them without an answer: see 'error' there" if bad else ""
+                typer.echo(f"{written} lines{f': {out}' if out else ''}{broken}", err=True)
             return
         (question,) = questions
         prompt = asked.prompt_of(loaded, question)

@@ -50,7 +50,12 @@ def option_names(words: Sequence[str]) -> list[str]:
     for word in words:
         if re.fullmatch(r"-[A-Za-z]\w*", word):
             raise ConfigError(f"unknown option {word}; --help lists those there are")
-    return [w[2:].partition("=")[0] for w in words if w.startswith("--") and len(w) > 2]
+    return [word[2:].partition("=")[0] for word in words if _is_option(word)]
+
+
+def _is_option(word: str) -> bool:
+    """Whether it is ``--name`` or ``--name=…``; a prompt may begin with dashes, too."""
+    return re.match(r"--[\w-]+(=|$)", word) is not None
 
 
 def options_in_order(words: Sequence[str]) -> Iterator[tuple[str | None, str]]:
@@ -64,12 +69,12 @@ def options_in_order(words: Sequence[str]) -> Iterator[tuple[str | None, str]]:
     """
     rest = iter(words)
     for word in rest:
-        if not (word.startswith("--") and len(word) > 2):
+        if not _is_option(word):
             yield None, word
             continue
         name, equals, path = word[2:].partition("=")
         file = path if equals else next(rest, "")
-        if not file or file.startswith("--"):
+        if not file or _is_option(file):
             raise ConfigError(f"--{name} needs a file: --{name} FILE")
         yield name, file
 
@@ -141,6 +146,8 @@ def read_questions(file: str | Path) -> list[Question]:
             raise BadInput(file, expected="a JSONL file of questions", found=str(found)) from error
     # split, not splitlines: a prompt may hold any of Unicode's line separators.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise BadInput(file, expected="a JSONL file of questions", found="no line in it")
     return [_question(f"{file}, line {number}", line, folder) for number, line in lines]
 
 
@@ -265,14 +272,18 @@ def prompt_of(model: OneLLM, question: Question) -> Any:
 
 def write_lines(
     records: Iterable[dict[str, Any]], out: Path | None, show: Callable[[str], None]
-) -> None:
+) -> tuple[int, int]:
     """Write a JSON line per record as soon as it is there.
 
     Args:
         records: what :func:`answer_questions` yields.
         out: a file, whose folder is made if it is not there; or None to ``show`` the lines.
         show: takes a line without its end.
+
+    Returns:
+        how many, and how many of them have an ``error``.
     """
+    written = bad = 0
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8", newline="\n") if out else nullcontext() as file:
@@ -283,3 +294,5 @@ def write_lines(
             else:
                 file.write(f"{line}\n")
                 file.flush()
+            written, bad = written + 1, bad + ("error" in record)
+    return written, bad

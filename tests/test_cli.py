@@ -113,6 +113,8 @@ def test_media_options_keep_their_order_in_any_place():
     assert media_options(["What?", *media]) == expected
     assert media_options([*media[:2], "What?", *media[2:]]) == expected
     assert media_options([]) == (None, [])
+    dashes = "-- Is this = a list? --"
+    assert media_options(["--image", "a.jpg", dashes]) == (dashes, [("image", "a.jpg")])
     with pytest.raises(ConfigError, match="needs a file"):
         media_options(["What?", "--audio"])
     with pytest.raises(ConfigError, match="needs a file"):
@@ -267,6 +269,7 @@ def test_generate_answers_a_file_of_questions(files, tmp_path):
         out = tmp_path / f"{size}.jsonl"
         done = onellm(*common, "--out", str(out), "--skip-bad", "--batch-size", size)
         assert done.exit_code == 0, done.stderr
+        assert f"4 lines: {out}, 1 of them without an answer" in done.stderr
         outs.append([json.loads(line) for line in out.read_text().splitlines()])
     assert outs[0] == outs[1], "the batch size changes no answer"
     for record, question in zip(outs[0], questions, strict=True):
@@ -297,6 +300,15 @@ def test_questions_come_from_one_place(files, tmp_path):
     assert "gone.jsonl: expected a JSONL file" in fails(*generate)
     file.write_text('{"prompt": "Why?"}\n')
     assert "leave out prompt" in fails(*generate, "What?")
+    file.write_text("\n")
+    assert "no line in it" in fails(*generate)
+
+
+def test_settings_that_cannot_be_are_told_before_the_model_is_read(files, monkeypatch):
+    monkeypatch.setattr("onellm.cli_ask.load_model", lambda *_: pytest.fail("read all the same"))
+    generate = ("generate", "--model", str(files / "model"), "What?")
+    assert f"{files} is a folder" in fails(*generate, "--out", str(files))
+    assert "take one" in fails(*generate, "--beams", "2", "--temperature", "1")
 
 
 def test_answers_go_into_a_new_folder(files, tmp_path):
