@@ -308,7 +308,7 @@ def test_settings_that_cannot_be_are_told_before_the_model_is_read(files, monkey
     monkeypatch.setattr("onellm.cli_ask.load_model", lambda *_: pytest.fail("read all the same"))
     generate = ("generate", "--model", str(files / "model"), "What?")
     assert f"{files} is a folder" in fails(*generate, "--out", str(files))
-    assert "take one" in fails(*generate, "--beams", "2", "--temperature", "1")
+    assert "leave out --temperature" in fails(*generate, "--beams", "2", "--temperature", "1")
 
 
 def test_answers_go_into_a_new_folder(files, tmp_path):
