@@ -40,6 +40,8 @@ def tell(run: DryRun, speed: Speed) -> None:
         console.print(f"  {text}", markup=False, highlight=False)
     if len(run.example_texts) > SHOWN:
         console.print(f"  … {len(run.example_texts) - SHOWN} more", highlight=False)
+    for said in run.notes:
+        console.print(f"note: {said}", markup=False, highlight=False)
 
 
 def _parts(run: DryRun, console: Console) -> None:

@@ -90,6 +90,20 @@ def test_recomputation_and_longer_batches_show(place):
     assert fewer < 0.5 * plain
 
 
+def test_flash_attention_takes_no_mask(place):
+    """The square of a packed row's length under SDPA, more where its scores are kept."""
+    sections: dict[str, Any] = {
+        "batch": {"size": 32, "per_device": 32, "arrange": "length", "pack": True},
+        "stage": {"trainable": ["llm.*"]},
+    }
+
+    def activations(attention: str) -> float:
+        config = config_of(place, **sections, compute={"attention": attention})
+        return dry_run(config).memory["activations"]
+
+    assert activations("eager") > activations("sdpa") > activations("flash_attention_2") > 0
+
+
 REAL: dict[str, dict[str, Any]] = {
     "padded": {},
     "packed": {"batch": {"size": 8, "per_device": 8, "arrange": "length", "pack": True}},

@@ -25,6 +25,7 @@ from onellm.train.flops import Costs
 from onellm.train.loading import build_loader, check_modalities, run_length
 from onellm.train.lora import add_lora
 from onellm.train.memory import Passes, measure_passes
+from onellm.train.miniature import foresee_packing
 from onellm.train.mixture import open_data
 from onellm.train.shapes import Shapes, dearest, planned_steps
 from onellm.train.trainables import select
@@ -48,6 +49,7 @@ class DryRun:
         padding: share of the LLM's positions that are padding.
         looked_at: optimiser steps that the figures are drawn from.
         example_texts: the first pass's samples, decoded, learned text in ``[[ ]]``.
+        notes: what is to be known of it, a line each.
     """
 
     config: TrainConfig
@@ -62,6 +64,7 @@ class DryRun:
     padding: float
     looked_at: int
     example_texts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def peak(self) -> float:
@@ -94,6 +97,7 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
         raise ConfigError(f"{world} devices need a deepspeed section in the configuration")
     model = empty_model(config)
     check_modalities(config, model)
+    notes = [foresee_packing(model.llm, config.compute)] if config.batch.pack else []
     drawn = open_data(config.data, model.modalities, config.stage.modalities)
     reader, layout = SignalReader(model.modalities), config.batch.layout(world)
     loader = build_loader(config, model, drawn, reader, Faults(config.data.faults), world)
@@ -124,6 +128,7 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
         padding=look.padding,
         looked_at=len(steps),
         example_texts=[decode(model, example) for example in shown],
+        notes=[said for said in notes if said],
     )
 
 
