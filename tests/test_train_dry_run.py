@@ -16,8 +16,14 @@ from typer.testing import CliRunner
 
 from onellm.cli import app
 from onellm.data.shards import ShardSamples
+from onellm.encoder import EncoderConfig
 from onellm.errors import ConfigError
+from onellm.llm import build_llama
+from onellm.model import OneLLM, OneLLMConfig
+from onellm.projection.upm import UPMConfig
+from onellm.slots import empty_parameters
 from onellm.train import lm_head, memory, objectives
+from onellm.train.budget import divide
 from onellm.train.dry_run import dry_run, empty_model, set_up
 from onellm.train.engine import Place, PlainEngine
 from onellm.train.flops import PEAK_TFLOPS
@@ -257,7 +263,10 @@ def test_speed():
 
 # -- hardware -----------------------------------------------------------------------------------
 
-STAGES = ("align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct")
+STAGES = (
+    *("warmup", "align_image", "align_video_audio_point", "align_depth_normal_imu_fmri"),
+    "instruct",
+)
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "clip"])
@@ -269,8 +278,26 @@ def test_one_sample_has_nothing_to_be_compared_with(place, objective):
 
 @pytest.mark.parametrize("name", hardware_names())
 def test_each_preset_leaves_the_warm_up_something_to_compare(name):
-    per_device, _ = read_config("warmup", [], name).batch.split(read_machine(name).devices)
-    assert per_device > 1
+    """On each GPU about what one has alone, and one modality at a time."""
+    devices, one = read_machine(name).devices, read_config("warmup").batch
+    batch = read_config("warmup", [], name).batch
+    per_device, passes = batch.split(devices)
+    assert per_device * passes >= one.size
+    assert per_device >= one.size / 2
+    assert batch.same_modality == batch.size
+
+
+def test_the_warm_up_fits_the_smallest_preset():
+    """At 7B, on its dearest modality; the LLM's weights lie there, though they are not run."""
+    with empty_parameters():
+        llm = build_llama(vocab=32000, width=4096, layers=32, heads=32, hidden=11008)
+        model = OneLLM(OneLLMConfig(encoder=EncoderConfig(), projector=UPMConfig()), llm)
+    config = read_config("warmup", [], "1x24gb")
+    set_up(model, config)
+    size = config.batch.split(1)[0]
+    shapes = Shapes({"audio": size}, (8,) * size, (1,) * size, 4 * size)
+    memory, _ = divide(model, config, measure_passes(model, config, shapes, 2), 1)
+    assert sum(memory.values()) < 22e9
 
 
 @pytest.mark.parametrize("name", hardware_names())
