@@ -81,6 +81,9 @@ def train(
     devices: Annotated[
         int | None, typer.Option(min=1, help="With --dry-run: number of GPUs; --hardware's, or 1.")
     ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="With --dry-run: which, such as A100; --hardware's.")
+    ] = None,
     tflops: Annotated[
         float | None,
         typer.Option(min=0.001, help="With --dry-run: 10^12 operations a second that each does."),
@@ -97,8 +100,9 @@ def train(
             from onellm.train.speed import speed_of
 
             machine = read_machine(hardware) if hardware else Machine()
-            run = look(settings, devices or machine.devices)
-            tell(run, speed_of(settings, machine.gpu, tflops))
+            card = gpu or machine.gpu
+            speed = speed_of(settings, card, tflops)
+            tell(look(settings, devices or machine.devices), speed, card)
             return
         from onellm.train.launch import STOPPED, run_training
         from onellm.train.signals import Stopped

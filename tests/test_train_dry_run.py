@@ -26,7 +26,6 @@ from onellm.train import lm_head, memory, objectives
 from onellm.train.budget import divide
 from onellm.train.dry_run import dry_run, empty_model, set_up
 from onellm.train.engine import Place, PlainEngine
-from onellm.train.flops import PEAK_TFLOPS
 from onellm.train.launch import main, prepare
 from onellm.train.memory import LiveBytes, Passes, measure_passes
 from onellm.train.packaged import hardware_names, overlay, read_config, read_machine
@@ -245,7 +244,8 @@ def test_a_preset_says_how_many_gpus_and_how_fast(place):
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "in 1 pass(es) of 1 on each of 8 device(s)" in said
-    assert "of the A100's 312" in said
+    assert "of the A100's 19.5 in float32" in said
+    assert "it fits: 0.0 of 79.0 GB" in said
 
 
 def test_speed():
@@ -253,12 +253,8 @@ def test_speed():
     assert speed_of(config, "RTX 4090").tflops == pytest.approx(REACHED * 165)
     assert speed_of(config, "RTX 4090", 80.0) == speed_of(config, "", 80.0)
     assert speed_of(config).tflops > 0
-    with pytest.raises(ConfigError, match="Did you mean 'A100'"):
-        speed_of(config, "A1000")
     for name in hardware_names():
-        machine = read_machine(name)
-        assert machine.devices == int(name.partition("x")[0])
-        assert machine.gpu in PEAK_TFLOPS
+        assert read_machine(name).devices == int(name.partition("x")[0])
 
 
 # -- hardware -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class Machine:
 
     Args:
         devices: number of GPUs.
-        gpu: their name, a key of :data:`onellm.train.flops.PEAK_TFLOPS`; empty where it says none.
+        gpu: their name, a key of :data:`onellm.train.gpus.GPUS`; empty where it says none.
     """
 
     devices: int = 1
