@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -294,8 +295,15 @@ def _is_config(source: str) -> bool:
 
 def _described(source: str, modality: str, media: str, format: str) -> DataConfig:
     from onellm.config import parse
+    from onellm.spelling import did_you_mean
     from onellm.train.config import DataConfig
+    from onellm.train.packaged import stage_names
 
+    if format == "auto" and re.fullmatch(r"[^.:*?{]+", source) and not Path(source).exists():
+        raise ConfigError(
+            f"{source}: expected a run's YAML, a packaged stage, a file of data or a folder of "
+            f"tars; found no such file.{did_you_mean(source, stage_names(), '')}"
+        )
     one = {"path": source, "modality": modality, "media": media, "format": format}
     return parse(DataConfig, {"datasets": [one]}, where=source)
 
