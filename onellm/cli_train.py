@@ -97,11 +97,18 @@ def train(
         if dry_run:
             from onellm.cli_dry_run import tell
             from onellm.train.dry_run import dry_run as look
+            from onellm.train.fetched import place_of_fetched
             from onellm.train.speed import speed_of
 
             machine = read_machine(hardware) if hardware else Machine()
             card = gpu or machine.gpu
             speed = speed_of(settings, card, tflops)
+            if (place := place_of_fetched(settings.data)) is not None:
+                typer.echo(
+                    f"shards under addresses: what is looked at is fetched into {place}; where "
+                    "neither shards.json nor shard_samples counts them, all are, once",
+                    err=True,
+                )
             tell(look(settings, devices or machine.devices), speed, card)
             return
         from onellm.train.launch import STOPPED, run_training

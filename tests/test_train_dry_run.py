@@ -24,6 +24,7 @@ from onellm.projection.upm import UPMConfig
 from onellm.slots import empty_parameters
 from onellm.train import lm_head, memory, objectives
 from onellm.train.budget import divide
+from onellm.train.config import DataConfig
 from onellm.train.dry_run import dry_run, empty_model, set_up
 from onellm.train.engine import Place, PlainEngine
 from onellm.train.launch import main, prepare
@@ -193,6 +194,37 @@ def test_media_are_read_for_the_pass_that_is_shown_alone(place, sections, monkey
     found = dry_run(config_of(place, **sections))
     assert found.looked_at == 6
     assert len(seen) == len(found.example_texts) == 4
+
+
+@pytest.mark.parametrize("frozen", ["none", "features"])
+def test_no_more_shards_are_fetched_than_a_step_needs(place, tmp_path, frozen):
+    """Twelve of four samples, which are drawn from eight at a time; a step takes three."""
+    for number in range(12):
+        write_shards(tmp_path / f"{number}", {"image": 4})
+        (tmp_path / f"{number}/image-train.tar").rename(tmp_path / f"image-{number:02d}.tar")
+    sections: dict[str, Any] = {
+        "stage": {"modalities": ["image"], "trainable": ["projector.*"], "frozen": frozen},
+        "data": {"augment": False},
+        "batch": {"size": 3, "per_device": 3},
+        "length": {"steps": 12},
+    }
+
+    def found(prefix: str) -> Any:
+        path = f"{prefix}{tmp_path}/image-{{00..11}}.tar"
+        one = {"path": path, "modality": "image"} | ({"shard_samples": 4} if prefix else {})
+        data = {"datasets": [one], "shelf": str(tmp_path / "shelf")}
+        config = config_of(place, **sections).model_copy(update={"data": DataConfig(**data)})
+        return dry_run(config)
+
+    here, far = found(""), found("file://")
+    fetched = [path for path in (tmp_path / "shelf").iterdir() if not path.name.startswith(".")]
+    assert 1 <= len(fetched) <= 3 + (frozen != "none")
+    assert far.notes[0].startswith(f"{len(fetched)} file(s), ")
+    assert f"were fetched for this into {tmp_path / 'shelf'} (data.shelf)" in far.notes[0]
+    assert (here.looked_at, far.looked_at) == (12, 1)
+    assert here.notes == []
+    assert far.memory["weights"] == here.memory["weights"]
+    assert found("file://").notes == []  # they are there
 
 
 def test_several_devices_need_deepspeed_here_too(place):

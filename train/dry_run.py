@@ -23,6 +23,7 @@ from onellm.train.budget import Bytes, Count, count_parts, divide, stored_bytes
 from onellm.train.compute import ComputeConfig
 from onellm.train.config import TrainConfig
 from onellm.train.engine import weight_type
+from onellm.train.fetched import Fetched, addresses
 from onellm.train.flops import Costs
 from onellm.train.loading import build_loader, check_modalities, run_length
 from onellm.train.lora import add_lora
@@ -30,7 +31,7 @@ from onellm.train.memory import Passes, measure_passes
 from onellm.train.miniature import foresee_packing
 from onellm.train.mixture import open_data
 from onellm.train.remedies import Estimate
-from onellm.train.shapes import Shapes, dearest, planned_steps
+from onellm.train.shapes import LOOKED_AT, Shapes, dearest, planned_steps
 from onellm.train.trainables import select
 from onellm.train.zero import deepspeed_json
 
@@ -104,17 +105,21 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
     model = empty_model(config)
     check_modalities(config, model)
     notes = [foresee_packing(model.llm, config.compute)] if config.batch.pack else []
+    remote = bool(addresses(config.data))
+    fetched = Fetched(config.data)
     drawn = open_data(config.data, model.modalities, config.stage.modalities)
     reader, layout = SignalReader(model.modalities), config.batch.layout(world)
     loader = build_loader(config, model, drawn, reader, Faults(config.data.faults), world)
     length = run_length(config, loader)
-    steps = planned_steps(loader, layout, length)
+    looked = 1 if remote else LOOKED_AT  # samples of further steps may lie in further shards
+    steps = planned_steps(loader, layout, length, looked)
     shown = [loader.example(draw) for draw in loader.plan(0, layout)[0][0]]
     empty = copy.deepcopy(model)
     set_up(model, config)
     look = _Look(model, config, steps)
     measured = look.measure()
     stored = stored_bytes(model, config, drawn.samples)
+    notes += [fetched.line()] if remote else []
     if stored > config.stage.frozen_gigabytes * 1e9:
         raise ConfigError(
             f"stage.frozen: the outputs take {stored / 1e9:.1f} GB, and stage.frozen_gigabytes "
@@ -134,7 +139,7 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
         flops=look.flops,
         padding=look.padding,
         looked_at=len(steps),
-        estimate=partial(_peak, empty, loader, length, look.highest, world, stored),
+        estimate=partial(_peak, empty, loader, length, looked, look.highest, world, stored),
         example_texts=[decode(model, example) for example in shown],
         notes=[said for said in notes if said],
     )
@@ -189,6 +194,7 @@ def _peak(
     empty: OneLLM,
     loader: Loader,
     length: int,
+    looked: int,
     kind: frozenset[str],
     world: int,
     stored: float,
@@ -201,7 +207,7 @@ def _peak(
     """
     if config.deepspeed is not None:
         deepspeed_json(config, world)
-    steps = planned_steps(loader, config.batch.layout(world), length)
+    steps = planned_steps(loader, config.batch.layout(world), length, looked)
     own = [[[s for s in devices if frozenset(s.media) == kind] for devices in n] for n in steps]
     model = copy.deepcopy(empty)
     set_up(model, config)
