@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ from onellm.train.meter import process_bytes
 from onellm.train.packaged import hardware_names, overlay, read_config, read_machine
 from onellm.train.shapes import Shapes
 
-STAGES = ("align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct")
+STAGES = (
+    *("warmup", "align_image", "align_video_audio_point", "align_depth_normal_imu_fmri"),
+    "instruct",
+)
 SIZES = {
     "tiny": {"vocab": 512, "width": 64, "layers": 2, "heads": 2},
     "small": {"vocab": 4096, "width": 768, "layers": 12, "heads": 12},
@@ -72,6 +76,7 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--hardware", nargs="+", help="of --presets; all if left out")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="of --presets")
     parser.add_argument("--cases", nargs="+", choices=CASES, help="of --measure; all if left out")
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=8)
@@ -86,7 +91,7 @@ def main() -> None:
     if options.measure or not options.presets:
         result["measured"] = [measure(options, name) for name in options.cases or CASES]
     if options.presets:
-        result["presets"] = presets(options.hardware or hardware_names())
+        result["presets"] = presets(options.hardware or hardware_names(), options.stages)
     print(json.dumps(result))
 
 
@@ -184,14 +189,14 @@ def unlike(model: OneLLM, config: TrainConfig) -> list[str]:
     return list(found.values())
 
 
-def presets(names: list[str]) -> list[dict[str, Any]]:
+def presets(names: list[str], stages: Sequence[str]) -> list[dict[str, Any]]:
     """GB of each GPU for each stage on each preset, at its dearest modality."""
     empty, rows = published_model().to("meta"), []
     print("| preset | stage | ZeRO | a pass | GB a GPU | GB of the machine a GPU |")
     print("|---|---|---|---|---|---|")
     for hardware in names:
         world = read_machine(hardware).devices
-        for stage in STAGES:
+        for stage in stages:
             config = read_config(stage, [], hardware)
             per_device, passes = config.batch.split(world)
             best: tuple[float, float] = (0.0, 0.0)

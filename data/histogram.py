@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from onellm.data.plan import Layout, padding_share, plan
-
 QUANTILES = (0, 0.5, 0.9, 0.99, 1)
 _BAR = 40
 
@@ -60,25 +58,3 @@ def draw(tokens: Mapping[str, Sequence[int]], path: Path) -> None:
     axes.set(xscale="log", xlabel="positions in the LLM", ylabel="samples")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
-
-
-def paddings(
-    lengths: Sequence[int], batch: int, per_device: int, seed: int = 0
-) -> dict[str, float]:
-    """Share of positions that are padding, for each way to make passes of shuffled samples.
-
-    Args:
-        lengths: positions of each sample.
-        batch: samples of a step.
-        per_device: samples of a pass.
-        seed: of the shuffling.
-    """
-    shuffled = np.random.default_rng(seed).permutation(lengths).tolist()
-    whole = len(shuffled) - len(shuffled) % batch or len(shuffled)
-    found = {}
-    for arrange in ("order", "length"):
-        layout = Layout(per_device=per_device, arrange=arrange)
-        steps = [shuffled[start : start + batch] for start in range(0, whole, batch)]
-        groups = [devices[0] for step in steps for devices in plan(step, step, layout)]
-        found[arrange] = padding_share(groups)
-    return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,7 +17,7 @@ from onellm.manners import manners, verb_help
 if TYPE_CHECKING:
     from onellm.data.sample import Sample
     from onellm.data.surveying import Reading, Survey
-    from onellm.train.config import DataConfig
+    from onellm.train.config import BatchConfig, DataConfig
 
 SHOWN = 10
 
@@ -117,15 +118,23 @@ def stats(
     model: Model = "",
     tokenizer: Tokenizer = "",
     png: Annotated[Path | None, typer.Option(help="Write the histogram as a picture.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples of a step, to tell padding.")] = 128,
-    per_device: Annotated[int, typer.Option(min=1, help="Samples of a pass.")] = 4,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples of a step; the YAML's, or 128.")
+    ] = None,
+    per_device: Annotated[
+        int | None, typer.Option(min=1, help="Samples of a pass; the YAML's, or 4.")
+    ] = None,
     workers: Workers = 0,
 ) -> None:
     """Print lengths by modalities, bars, and what share of positions would be padding."""
     with manners():
         from onellm.data import histogram
+        from onellm.data.batching import Batching, cut_texts
 
         asked = _Asked(source, overrides or [], modality, media, format, model, tokenizer)
+        cut = asked.max_tokens if not asked.reading.note else 0  # words are not tokens
+        if cut:
+            asked.reading = cut_texts(asked.reading, cut)
         found = _survey(asked, 0, False, workers, "reading texts")
         if not found.tokens:
             raise ConfigError(f"{source}: expected samples with texts; found none")
@@ -138,12 +147,12 @@ def stats(
         typer.echo(f"learned: {learned:,} of {sum(lengths):,} positions")
         typer.echo("\npositions   samples")
         typer.echo("\n".join(histogram.bars(lengths)))
-        shares = histogram.paddings(lengths, batch, per_device)
-        typer.echo(
-            f"\npadding in passes of {per_device}, batches of {batch}: {shares['order']:.1%} as "
-            f"samples come, {shares['length']:.1%} by length (batch.arrange), none packed "
-            "(batch.pack)"
-        )
+        if cut:
+            typer.echo(f"\ntexts are cut behind {cut:,} tokens (data.max_tokens), as in the run")
+        batching = Batching.of(asked.batch, batch, per_device)
+        typer.echo(f"\n{batching.padding_line(lengths)}")
+        if asked.batch is not None:
+            typer.echo(f"{source} {batching.own_line(lengths)}")
         if found.faults:
             first = found.faults[0].message
             typer.echo(f"no text or answer: {len(found.faults):,}; the first: {first}")
@@ -251,7 +260,7 @@ class _Asked:
         from onellm.data.surveying import reading_of
         from onellm.train.mixture import open_data
 
-        self.max_tokens = 0
+        self.max_tokens, self.batch = 0, cast("BatchConfig | None", None)
         if _is_config(source):
             from onellm.train.packaged import read_config
 
@@ -262,7 +271,7 @@ class _Asked:
             self.reading: Reading = reading_of(wanted if known else "", tokenizer)
             names: Sequence[str] = settings.stage.modalities
             data: DataConfig = settings.data
-            self.max_tokens = data.max_tokens
+            self.max_tokens, self.batch = data.max_tokens, settings.batch
         else:
             if overrides:
                 raise ConfigError(f"{overrides[0]}: KEY=VALUE goes with a run's YAML")
@@ -286,8 +295,15 @@ def _is_config(source: str) -> bool:
 
 def _described(source: str, modality: str, media: str, format: str) -> DataConfig:
     from onellm.config import parse
+    from onellm.spelling import did_you_mean
     from onellm.train.config import DataConfig
+    from onellm.train.packaged import stage_names
 
+    if format == "auto" and re.fullmatch(r"[^.:*?{]+", source) and not Path(source).exists():
+        raise ConfigError(
+            f"{source}: expected a run's YAML, a packaged stage, a file of data or a folder of "
+            f"tars; found no such file.{did_you_mean(source, stage_names(), '')}"
+        )
     one = {"path": source, "modality": modality, "media": media, "format": format}
     return parse(DataConfig, {"datasets": [one]}, where=source)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from onellm.progress import duration
@@ -16,21 +17,26 @@ SHOWN = 8
 """Samples of the first pass that are printed."""
 
 
-def tell(run: DryRun, speed: Speed) -> None:
+def tell(run: DryRun, speed: Speed, gpu: str = "") -> None:
     """Print what a run would be.
 
     Args:
         run: the run.
         speed: what each device is taken to do.
+        gpu: name of the card, if it is known.
     """
     from rich.console import Console
 
     console = Console()
     _parts(run, console)
     _memory(run, console)
+    if gpu:
+        _room(run, gpu, console)
+    # Only the LLM pads, and other objectives leave it out.
+    padding = f"; {run.padding:.1%} padding" if run.config.stage.objective == "lm" else ""
     console.print(
         f"{run.steps:,} steps of {run.config.batch.size} samples, in {run.passes} pass(es) of "
-        f"{run.per_device:.3g} on each of {run.world} device(s); {run.padding:.1%} padding\n"
+        f"{run.per_device:.3g} on each of {run.world} device(s){padding}\n"
         f"{run.flops / 1e12:,.3g} TFLOP a step; about {duration(run.seconds(speed.tflops))} at "
         f"{speed.tflops:.3g} TFLOP/s of each device: {speed.source}\n",
         highlight=False,
@@ -40,6 +46,8 @@ def tell(run: DryRun, speed: Speed) -> None:
         console.print(f"  {text}", markup=False, highlight=False)
     if len(run.example_texts) > SHOWN:
         console.print(f"  … {len(run.example_texts) - SHOWN} more", highlight=False)
+    for said in run.notes:
+        console.print(f"note: {said}", markup=False, highlight=False)
 
 
 def _parts(run: DryRun, console: Console) -> None:
@@ -69,3 +77,29 @@ def _memory(run: DryRun, console: Console) -> None:
     for part, size in run.host.items():
         table.add_row(f"in the machine's memory: {part}", f"{size / 1e9:,.2f}")
     console.print(table, "", sep="\n")
+
+
+def _room(run: DryRun, gpu: str, console: Console) -> None:
+    """Warn of a run that does not fit, with what to change."""
+    from rich.console import Console as Printer
+
+    from onellm.train.gpus import ROOM, gpu_of
+    from onellm.train.remedies import remedies
+
+    card = gpu_of(gpu)
+    has = (
+        f"{card.room / 1e9:.1f} GB that tensors can have on the {gpu} ({ROOM:.0%} of "
+        f"{card.gibibytes:g} GiB, an assumption)"
+    )
+    if run.peak <= card.room:
+        console.print(f"it fits: {run.peak / 1e9:.1f} of {has}\n", highlight=False)
+        return
+    said = f"warning: {run.peak / 1e9:.1f} GB are more than the {has}."
+    with Printer(stderr=True).status("trying what would make it fit"):
+        found = remedies(run.config, run.world, card.room, run.estimate)
+    ways = [f"{shlex.join(one.overrides)} ({one.peak / 1e9:.1f} GB)" for one in found]
+    if ways:
+        said += " It would fit with " + ", or with ".join(ways) + "."
+    else:
+        said += " Nothing that is known here makes it fit: take more or larger GPUs."
+    console.print(f"{said}\n", style="bold", markup=False, highlight=False)

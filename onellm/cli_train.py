@@ -81,6 +81,9 @@ def train(
     devices: Annotated[
         int | None, typer.Option(min=1, help="With --dry-run: number of GPUs; --hardware's, or 1.")
     ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="With --dry-run: which, such as A100; --hardware's.")
+    ] = None,
     tflops: Annotated[
         float | None,
         typer.Option(min=0.001, help="With --dry-run: 10^12 operations a second that each does."),
@@ -94,11 +97,19 @@ def train(
         if dry_run:
             from onellm.cli_dry_run import tell
             from onellm.train.dry_run import dry_run as look
+            from onellm.train.fetched import place_of_fetched
             from onellm.train.speed import speed_of
 
             machine = read_machine(hardware) if hardware else Machine()
-            run = look(settings, devices or machine.devices)
-            tell(run, speed_of(settings, machine.gpu, tflops))
+            card = gpu or machine.gpu
+            speed = speed_of(settings, card, tflops)
+            if (place := place_of_fetched(settings.data)) is not None:
+                typer.echo(
+                    f"shards under addresses: what is looked at is fetched into {place}; where "
+                    "neither shards.json nor shard_samples counts them, all are, once",
+                    err=True,
+                )
+            tell(look(settings, devices or machine.devices), speed, card)
             return
         from onellm.train.launch import STOPPED, run_training
         from onellm.train.signals import Stopped

@@ -79,8 +79,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = did_you_mean(Path(path).name, (p.name for p in Path(path).parent.glob("*.y*ml")), "")
+        raise ConfigError(f"{path}: expected a YAML file; found no such file.{near}") from error
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{path}: expected a YAML file; it cannot be read ({reason})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(data, dict):

@@ -30,7 +30,11 @@ class Progress(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Say something about the current phase in one line, such as its loss."""
+        """Say something about the current phase in one line, such as its loss.
+
+        Args:
+            text: a second line, if there is one, is for those who have room for it.
+        """
         ...
 
 
@@ -85,7 +89,7 @@ class PlainProgress:
 
     def note(self, text: str) -> None:
         """Keep it for the next line."""
-        self._note = text
+        self._note = text.partition("\n")[0]
 
     def close(self) -> None:
         """Write the last line of the current phase."""
@@ -123,8 +127,20 @@ class RichProgress:
             TimeRemainingColumn,
         )
         from rich.progress import Progress as Bars
+        from rich.text import Text
 
-        self._bars = Bars(
+        self._below = ""
+        outer = self
+
+        class WithLine(Bars):
+            """Bars, and a line below them."""
+
+            def get_renderables(self) -> Iterator[Any]:
+                yield from super().get_renderables()
+                if outer._below:
+                    yield Text(f"  {outer._below}", style="dim")
+
+        self._bars = WithLine(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -157,11 +173,13 @@ class RichProgress:
             self._bars.advance(self._task, count)
 
     def note(self, text: str) -> None:
-        """Show it behind the bar."""
+        """Show it behind the bar, and its second line below."""
+        behind, _, self._below = text.partition("\n")
         if self._task is not None:
-            self._bars.update(self._task, note=text)
+            self._bars.update(self._task, note=behind)
 
     def _finish(self) -> None:
+        self._below = ""
         if self._task is not None:
             task = next(t for t in self._bars.tasks if t.id == self._task)
             self._bars.update(self._task, completed=task.total)
@@ -207,7 +225,7 @@ def follow(progress: Progress, name: str = "") -> Callable[[Any], None]:
             current = (title, start)
             progress.phase(title, event.total, start)
         if "loss" in event.metrics:
-            progress.note(_short_line(event.metrics))
+            progress.note(_both_lines(event.metrics))
         progress.advance(event.done - current[1])
         current = (title, event.done)
 
@@ -221,6 +239,14 @@ def _short_line(metrics: dict[str, Any]) -> str:
     text = f"loss {metrics['loss']:.3f}" + (f" ({by_group})" if len(losses) > 1 else "")
     rate = metrics.get("samples_per_second")
     return text if rate is None else f"{text}, {rate:.3g} samples/s"
+
+
+def _both_lines(metrics: dict[str, Any]) -> str:
+    """Behind a bar, and below it."""
+    from onellm.train.metrics import rates
+
+    rest = {key: value for key, value in metrics.items() if key != "samples_per_second"}
+    return f"{_short_line(metrics)}\n{'  '.join(rates(rest))}"
 
 
 def duration(seconds: float) -> str:

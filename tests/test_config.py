@@ -38,7 +38,7 @@ def test_overrides():
 
 
 def test_files(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="expected a YAML file; found no such file"):
         read_yaml(tmp_path / "nothing.yaml")
     file = tmp_path / "c.yaml"
     file.write_text("[1, 2]")

@@ -113,6 +113,30 @@ def test_stats_tell_lengths_and_padding(place, tmp_path):
     assert counts_of(text, "image") == [4, 3 * 36 + 95, 36, 36, 95, 95, 95]
 
 
+def test_stats_of_a_stage_go_by_its_own_batches(place, tmp_path):
+    def told(*words: str) -> str:
+        return " ".join(onellm("stats", str(place / "run.yaml"), *words).split())
+
+    text = told()
+    assert "padding in passes of 4, batches of 8:" in text  # not 4 of 128
+    assert "run.yaml has batch: size 8, per_device 4, arrange order, pack false: " in text
+    assert "texts are cut behind 50 tokens (data.max_tokens)" in text
+    whole = onellm("stats", str(place / "run.yaml"), "data.max_tokens=2000")
+    # Four queries and two tags; "word" 60 times and a long question are cut by the first alone.
+    most = [max(counts_of(t, "image")) for t in (onellm("stats", str(place / "run.yaml")), whole)]
+    assert most[0] < most[1]
+    packed = ("batch.pack=true", "batch.arrange=length", "batch.per_device=null", "batch.size=6")
+    text = told(*packed)
+    rows = "size 6, per_device 6, arrange length, pack true: no padding; rows of"
+    assert rows in text and "1 of them a step" in text
+    text = told(*packed, "batch.tokens=10")
+    assert "does not fit into a row of 10" in text
+    text = told("--batch", "4", "--per-device", "2")
+    assert "size 4 by --batch, per_device 2 by --per-device" in text
+    assert "padding in passes of 2, batches of 4:" in text
+    assert "has batch" not in onellm("stats", str(place / "mixed.json"))
+
+
 def test_check_counts_unreadable_records_where_they_are(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(0))
     (tmp_path / "a.jsonl").write_text('{"image": "a.png", "caption": "x"}\n{bad\n{"image": 5}\n')

@@ -91,6 +91,23 @@ def test_follow_turns_signs_of_life_into_phases():
     assert "instruct: 302/400, 1 min 38 s left, loss 0.500" in out.getvalue()
 
 
+def test_a_line_below_the_bars_tells_the_rest():
+    from rich.console import Console
+
+    progress = RichProgress()
+    see = follow(progress)
+    metrics = {"loss": 0.5, "lr": 1e-3, "samples_per_second": 20.0, "memory_gb": 1.5, "mfu": None}
+    see(Event("instruct", "train", 1, 4, metrics))
+    console = Console(width=200, record=True)
+    with console.capture() as shown:
+        console.print(progress._bars.get_renderable())
+    bar, below = shown.get().splitlines()
+    assert "loss 0.500, 20 samples/s" in bar
+    assert below.strip() == "lr 1.0e-03  memory 1.50 GB"
+    progress.phase("save", 1)
+    assert "memory" not in str(progress._below)
+
+
 def test_silence(capsys):
     progress = SilentProgress()
     progress.phase("x", 1)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from tiny_runs import tiny_config
+from typer.testing import CliRunner
 
+from onellm.cli import app
 from onellm.errors import ConfigError
 from onellm.train.config import BatchConfig
 from onellm.train.packaged import CONFIGS, read_config, stage_names
@@ -147,3 +149,25 @@ def test_no_decay_for_biases_norms_tags_positions_queries():
     groups = build_adamw(names.items(), optim).param_groups
     assert [len(g["params"]) for g in groups] == [len(decayed), len(names) - len(decayed)]
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data", "stats", "nosuch.yaml"], "nosuch.yaml: expected the YAML file of a stage; found"),
+        (["data", "check", "my-stag.yaml"], "no such file. Did you mean 'my-stage.yaml'?"),
+        (["train", "nosuch.yaml", "--dry-run"], "no such file. Packaged are: align_depth"),
+        (["train", "warmup.yaml"], "no such file. Did you mean 'warmup'?"),
+        (["train", "warmup", "--hardware", "8x80gb.yml"], "a hardware preset; found no such file"),
+        (["train", "."], "expected the YAML file of a stage; found a folder"),
+        (["data", "check", "warmpu"], "or a folder of tars; found no such file. Did you mean 'war"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_what_was_expected(
+    tmp_path, monkeypatch, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-stage.yaml").write_text("{}")
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert said in done.output

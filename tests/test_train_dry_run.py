@@ -16,11 +16,17 @@ from typer.testing import CliRunner
 
 from onellm.cli import app
 from onellm.data.shards import ShardSamples
+from onellm.encoder import EncoderConfig
 from onellm.errors import ConfigError
+from onellm.llm import build_llama
+from onellm.model import OneLLM, OneLLMConfig
+from onellm.projection.upm import UPMConfig
+from onellm.slots import empty_parameters
 from onellm.train import lm_head, memory, objectives
+from onellm.train.budget import divide
+from onellm.train.config import DataConfig
 from onellm.train.dry_run import dry_run, empty_model, set_up
 from onellm.train.engine import Place, PlainEngine
-from onellm.train.flops import PEAK_TFLOPS
 from onellm.train.launch import main, prepare
 from onellm.train.memory import LiveBytes, Passes, measure_passes
 from onellm.train.packaged import hardware_names, overlay, read_config, read_machine
@@ -88,6 +94,20 @@ def test_recomputation_and_longer_batches_show(place):
     fewer = dry_run(config_of(place, batch={"per_device": 2})).memory["activations"]
     assert less.memory["activations"] < 0.8 * plain
     assert fewer < 0.5 * plain
+
+
+def test_flash_attention_takes_no_mask(place):
+    """The square of a packed row's length under SDPA, more where its scores are kept."""
+    sections: dict[str, Any] = {
+        "batch": {"size": 32, "per_device": 32, "arrange": "length", "pack": True},
+        "stage": {"trainable": ["llm.*"]},
+    }
+
+    def activations(attention: str) -> float:
+        config = config_of(place, **sections, compute={"attention": attention})
+        return dry_run(config).memory["activations"]
+
+    assert activations("eager") > activations("sdpa") > activations("flash_attention_2") > 0
 
 
 REAL: dict[str, dict[str, Any]] = {
@@ -176,6 +196,37 @@ def test_media_are_read_for_the_pass_that_is_shown_alone(place, sections, monkey
     assert len(seen) == len(found.example_texts) == 4
 
 
+@pytest.mark.parametrize("frozen", ["none", "features"])
+def test_no_more_shards_are_fetched_than_a_step_needs(place, tmp_path, frozen):
+    """Twelve of four samples, which are drawn from eight at a time; a step takes three."""
+    for number in range(12):
+        write_shards(tmp_path / f"{number}", {"image": 4})
+        (tmp_path / f"{number}/image-train.tar").rename(tmp_path / f"image-{number:02d}.tar")
+    sections: dict[str, Any] = {
+        "stage": {"modalities": ["image"], "trainable": ["projector.*"], "frozen": frozen},
+        "data": {"augment": False},
+        "batch": {"size": 3, "per_device": 3},
+        "length": {"steps": 12},
+    }
+
+    def found(prefix: str) -> Any:
+        path = f"{prefix}{tmp_path}/image-{{00..11}}.tar"
+        one = {"path": path, "modality": "image"} | ({"shard_samples": 4} if prefix else {})
+        data = {"datasets": [one], "shelf": str(tmp_path / "shelf")}
+        config = config_of(place, **sections).model_copy(update={"data": DataConfig(**data)})
+        return dry_run(config)
+
+    here, far = found(""), found("file://")
+    fetched = [path for path in (tmp_path / "shelf").iterdir() if not path.name.startswith(".")]
+    assert 1 <= len(fetched) <= 3 + (frozen != "none")
+    assert far.notes[0].startswith(f"{len(fetched)} file(s), ")
+    assert f"were fetched for this into {tmp_path / 'shelf'} (data.shelf)" in far.notes[0]
+    assert (here.looked_at, far.looked_at) == (12, 1)
+    assert here.notes == []
+    assert far.memory["weights"] == here.memory["weights"]
+    assert found("file://").notes == []  # they are there
+
+
 def test_several_devices_need_deepspeed_here_too(place):
     with pytest.raises(ConfigError, match="2 devices need a deepspeed section"):
         dry_run(config_of(place), world=2)
@@ -225,7 +276,8 @@ def test_a_preset_says_how_many_gpus_and_how_fast(place):
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "in 1 pass(es) of 1 on each of 8 device(s)" in said
-    assert "of the A100's 312" in said
+    assert "of the A100's 19.5 in float32" in said
+    assert "it fits: 0.0 of 79.0 GB" in said
 
 
 def test_speed():
@@ -233,17 +285,16 @@ def test_speed():
     assert speed_of(config, "RTX 4090").tflops == pytest.approx(REACHED * 165)
     assert speed_of(config, "RTX 4090", 80.0) == speed_of(config, "", 80.0)
     assert speed_of(config).tflops > 0
-    with pytest.raises(ConfigError, match="Did you mean 'A100'"):
-        speed_of(config, "A1000")
     for name in hardware_names():
-        machine = read_machine(name)
-        assert machine.devices == int(name.partition("x")[0])
-        assert machine.gpu in PEAK_TFLOPS
+        assert read_machine(name).devices == int(name.partition("x")[0])
 
 
 # -- hardware -----------------------------------------------------------------------------------
 
-STAGES = ("align_image", "align_video_audio_point", "align_depth_normal_imu_fmri", "instruct")
+STAGES = (
+    *("warmup", "align_image", "align_video_audio_point", "align_depth_normal_imu_fmri"),
+    "instruct",
+)
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "clip"])
@@ -255,8 +306,26 @@ def test_one_sample_has_nothing_to_be_compared_with(place, objective):
 
 @pytest.mark.parametrize("name", hardware_names())
 def test_each_preset_leaves_the_warm_up_something_to_compare(name):
-    per_device, _ = read_config("warmup", [], name).batch.split(read_machine(name).devices)
-    assert per_device > 1
+    """On each GPU about what one has alone, and one modality at a time."""
+    devices, one = read_machine(name).devices, read_config("warmup").batch
+    batch = read_config("warmup", [], name).batch
+    per_device, passes = batch.split(devices)
+    assert per_device * passes >= one.size
+    assert per_device >= one.size / 2
+    assert batch.same_modality == batch.size
+
+
+def test_the_warm_up_fits_the_smallest_preset():
+    """At 7B, on its dearest modality; the LLM's weights lie there, though they are not run."""
+    with empty_parameters():
+        llm = build_llama(vocab=32000, width=4096, layers=32, heads=32, hidden=11008)
+        model = OneLLM(OneLLMConfig(encoder=EncoderConfig(), projector=UPMConfig()), llm)
+    config = read_config("warmup", [], "1x24gb")
+    set_up(model, config)
+    size = config.batch.split(1)[0]
+    shapes = Shapes({"audio": size}, (8,) * size, (1,) * size, 4 * size)
+    memory, _ = divide(model, config, measure_passes(model, config, shapes, 2), 1)
+    assert sum(memory.values()) < 22e9
 
 
 @pytest.mark.parametrize("name", hardware_names())

@@ -62,7 +62,8 @@ def test_every_step_tells_how_fast_it_was(run):
 def test_a_line_for_logs(run):
     record = read_metrics(run / "metrics.jsonl")[-1]
     told = line(Progress("test", "train", 6, 6, record))
-    for word in ("test 6/6", "loss", "imu", "lr", "norm", "MFU", "padding", "left"):
+    words = ("test 6/6", "loss", "imu", "lr", "norm", "samples/s", "tokens/s", "padding", "MFU")
+    for word in (*words, "HFU", "data wait", "memory", "GB", "left"):
         assert word in told
     assert "\n" not in told
     assert line(Progress("test", "frozen", 1, 2)) == "test frozen 1/2"
@@ -298,9 +299,10 @@ def test_the_real_weights_and_biases_takes_a_run(shards, tmp_path, monkeypatch):
 
 def test_panels_of_one_run(run):
     made = {panel.title: panel for panel in panels(read_runs([run]))}
-    assert {"loss", "loss by modality", "learning rate", "samples / s", "router: imu"} <= set(made)
+    mean = "router: imu, mean weight"
+    assert {"loss", "loss by modality", "learning rate", "samples / s", mean} <= set(made)
     assert {c.name for c in made["loss by modality"].curves} == {"image", "imu"}
-    router = made["router: imu"].curves
+    router = made[mean].curves
     assert [c.name for c in router] == ["expert 1", "expert 2", "expert 3"]
     assert [x for x, _ in router[0].points] == [2, 4, 6]
     assert sum(c.points[-1][1] for c in router) == pytest.approx(1, abs=1e-3)
@@ -310,7 +312,7 @@ def test_several_runs_overlay(run, shards, tmp_path):
     tiny_run(shards, tmp_path / "other", seed=1)
     made = {panel.title: panel for panel in panels(read_runs([run, tmp_path / "other"]))}
     assert [c.name for c in made["loss: imu"].curves] == ["mine", "other"]
-    assert "expert 2, other" in {c.name for c in made["router: image"].curves}
+    assert "expert 2, other" in {c.name for c in made["router: image, mean weight"].curves}
     files = plot_runs([run, tmp_path / "other"], tmp_path / "plots")
     assert [f.name for f in files] == ["training.png", "training.html"]
     assert files[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -345,3 +347,5 @@ def test_ticks_are_few_and_inside(low, high):
     assert 1 <= len(found) <= 8
     assert all(low - 1e-9 <= t <= high + 1e-9 for t in found)
     assert len({short(t) for t in found}) == len(found)
+    assert max(len(short(t)) for t in found) <= 7  # there is no room for more
+    assert short(1500.0) == "1500"

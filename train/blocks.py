@@ -47,11 +47,20 @@ def blocks_of(model: OneLLM, part: str) -> list[nn.Module]:
         return list(model.encoder.visual.transformer.resblocks)
     if part == "projector":
         return list(model.projector.experts)
-    lists = [module for module in model.llm.modules() if isinstance(module, nn.ModuleList)]
-    depth = model.llm.config.get_text_config().num_hidden_layers
+    return layers_of(model.llm)
+
+
+def layers_of(llm: Any) -> list[nn.Module]:
+    """The transformer blocks of an LLM, in order.
+
+    Raises:
+        ConfigError: it has no list of as many blocks as its configuration says.
+    """
+    lists = [module for module in llm.modules() if isinstance(module, nn.ModuleList)]
+    depth = llm.config.get_text_config().num_hidden_layers
     found = [blocks for blocks in lists if len(blocks) == depth]
     if not found:
-        raise ConfigError(f"compute: {type(model.llm).__name__} has no list of {depth} blocks")
+        raise ConfigError(f"compute: {type(llm).__name__} has no list of {depth} blocks")
     return list(found[0])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from onellm.data.lists import outline
+from onellm.data.lists import outline, pieces_of
 from onellm.data.loader import medium_key
 from onellm.data.sample import Sample
 from onellm.errors import BadInput
@@ -156,7 +156,8 @@ def _numbers(model: OneLLM, name: str, level: str) -> int:
 def _media(samples: Sequence[Sample], name: str) -> float:
     """How many different media of a modality there are, from the first samples on."""
     seen: set[str] = set()
-    looked = min(len(samples), COUNTED)
+    # Of files that may have to be fetched one alone.
+    looked = min(len(samples), COUNTED, *pieces_of(samples)[:1])
     for index in range(looked):
         try:
             sample = outline(samples, index)

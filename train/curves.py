@@ -43,7 +43,7 @@ class Panel:
         title: what is drawn, with its unit.
         curves: at least one.
         kind: ``"loss"``, ``"rate"`` or ``"router"``; panels of a kind stand together.
-        share: whether values lie between 0 and 1.
+        share: whether values are drawn from 0 on.
     """
 
     title: str
@@ -100,7 +100,7 @@ def panels(runs: Mapping[str, Records]) -> list[Panel]:
         for key, title, share in (
             ("samples_per_second", "samples / s", False),
             ("tokens_per_second", "tokens / s", False),
-            ("mfu", "MFU, share of the device's peak", False),
+            ("mfu", "MFU, share of the device's peak", True),
             ("padding", "padding, share of positions", True),
             ("data_wait", "waiting for data, share of time", True),
             ("grad_norm", "gradient norm", False),
@@ -163,7 +163,7 @@ def _routers(runs: Mapping[str, Records]) -> list[Panel | None]:
                 label = f"expert {expert + 1}" + (f", {run}" if len(runs) > 1 else "")
                 found.setdefault(name, []).append(Curve(label, points, expert, number))
     return [
-        Panel(f"router: {name}", curves, "router", share=True)
+        Panel(f"router: {name}, mean weight", curves, "router")
         for name, curves in found.items()
         if len({c.colour for c in curves}) > 1  # one expert alone has always weight one
     ]

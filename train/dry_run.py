@@ -5,12 +5,14 @@ The model is built without memory for its weights, so this works for 7B on a lap
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from onellm.checkpoint import TEXT, build_described, read_description
 from onellm.data.faults import Faults
-from onellm.data.loader import Example, SignalReader
+from onellm.data.loader import Example, Loader, SignalReader
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
 from onellm.model_folder import CONFIG, folder_of
@@ -21,12 +23,15 @@ from onellm.train.budget import Bytes, Count, count_parts, divide, stored_bytes
 from onellm.train.compute import ComputeConfig
 from onellm.train.config import TrainConfig
 from onellm.train.engine import weight_type
+from onellm.train.fetched import Fetched, addresses
 from onellm.train.flops import Costs
 from onellm.train.loading import build_loader, check_modalities, run_length
 from onellm.train.lora import add_lora
 from onellm.train.memory import Passes, measure_passes
+from onellm.train.miniature import foresee_packing
 from onellm.train.mixture import open_data
-from onellm.train.shapes import Shapes, dearest, planned_steps
+from onellm.train.remedies import Estimate
+from onellm.train.shapes import LOOKED_AT, Shapes, dearest, planned_steps
 from onellm.train.trainables import select
 from onellm.train.zero import deepspeed_json
 
@@ -47,7 +52,10 @@ class DryRun:
         flops: operations of one optimiser step over all devices, as computed, on average.
         padding: share of the LLM's positions that are padding.
         looked_at: optimiser steps that the figures are drawn from.
+        estimate: tells :attr:`peak` of the same run under other settings, by the pass that is the
+            dearest under these.
         example_texts: the first pass's samples, decoded, learned text in ``[[ ]]``.
+        notes: what is to be known of it, a line each.
     """
 
     config: TrainConfig
@@ -61,7 +69,9 @@ class DryRun:
     flops: float
     padding: float
     looked_at: int
+    estimate: Estimate = field(repr=False)
     example_texts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def peak(self) -> float:
@@ -94,16 +104,22 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
         raise ConfigError(f"{world} devices need a deepspeed section in the configuration")
     model = empty_model(config)
     check_modalities(config, model)
+    notes = [foresee_packing(model.llm, config.compute)] if config.batch.pack else []
+    remote = bool(addresses(config.data))
+    fetched = Fetched(config.data)
     drawn = open_data(config.data, model.modalities, config.stage.modalities)
     reader, layout = SignalReader(model.modalities), config.batch.layout(world)
     loader = build_loader(config, model, drawn, reader, Faults(config.data.faults), world)
     length = run_length(config, loader)
-    steps = planned_steps(loader, layout, length)
+    looked = 1 if remote else LOOKED_AT  # samples of further steps may lie in further shards
+    steps = planned_steps(loader, layout, length, looked)
     shown = [loader.example(draw) for draw in loader.plan(0, layout)[0][0]]
+    empty = copy.deepcopy(model)
     set_up(model, config)
     look = _Look(model, config, steps)
     measured = look.measure()
     stored = stored_bytes(model, config, drawn.samples)
+    notes += [fetched.line()] if remote else []
     if stored > config.stage.frozen_gigabytes * 1e9:
         raise ConfigError(
             f"stage.frozen: the outputs take {stored / 1e9:.1f} GB, and stage.frozen_gigabytes "
@@ -123,7 +139,9 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
         flops=look.flops,
         padding=look.padding,
         looked_at=len(steps),
+        estimate=partial(_peak, empty, loader, length, looked, look.highest, world, stored),
         example_texts=[decode(model, example) for example in shown],
+        notes=[said for said in notes if said],
     )
 
 
@@ -164,14 +182,37 @@ class _Look:
         return self.costs.batch(shapes.media, lengths, shapes.supervised).hardware
 
     def measure(self) -> Passes:
-        """What the dearest passes take at most."""
-        found = [
-            measure_passes(self.model, self.config, shapes, self.several)
-            for shapes in dearest(self.passes, self.cost)
-        ]
-        return Passes(
-            max(p.together for p in found), max(p.activations for p in found), found[0].gradients
-        )
+        """What the dearest passes take at most; :attr:`highest` is of what the one is that does."""
+        tried = dearest(self.passes, self.cost)
+        found = [measure_passes(self.model, self.config, shapes, self.several) for shapes in tried]
+        together = [passes.together for passes in found]
+        self.highest = frozenset(tried[together.index(max(together))].media)
+        return Passes(max(together), max(p.activations for p in found), found[0].gradients)
+
+
+def _peak(
+    empty: OneLLM,
+    loader: Loader,
+    length: int,
+    looked: int,
+    kind: frozenset[str],
+    world: int,
+    stored: float,
+    config: TrainConfig,
+) -> float:
+    """Bytes on each device at the highest moment, with samples of some modalities alone.
+
+    Raises:
+        ConfigError: the configuration does not fit the model, the data or the devices.
+    """
+    if config.deepspeed is not None:
+        deepspeed_json(config, world)
+    steps = planned_steps(loader, config.batch.layout(world), length, looked)
+    own = [[[s for s in devices if frozenset(s.media) == kind] for devices in n] for n in steps]
+    model = copy.deepcopy(empty)
+    set_up(model, config)
+    measured = _Look(model, config, own if any(map(any, own)) else steps).measure()
+    return sum(divide(model, config, measured, world, stored)[0].values())
 
 
 def empty_model(config: TrainConfig) -> OneLLM:

@@ -21,13 +21,9 @@ from torch import nn
 from onellm.model import OneLLM
 from onellm.projection.experts import hidden_width
 from onellm.train.config import TrainConfig
+from onellm.train.engine import autocast_type, weight_type
+from onellm.train.gpus import known_gpu
 from onellm.train.media import is_frozen
-
-PEAK_TFLOPS = {  # dense bfloat16, of the makers' data sheets
-    **{"B200": 2250.0, "H200": 989.0, "H100 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0},
-    **{"A100": 312.0, "A800": 312.0, "L40S": 362.0, "RTX 4090": 165.0, "RTX 3090": 71.0},
-    **{"A10G": 70.0, "A10": 125.0, "V100": 125.0, "T4": 65.0},
-}
 
 
 @dataclass(frozen=True)
@@ -186,12 +182,22 @@ def peak_flops(device: torch.device, config: TrainConfig) -> float:
     """
     if config.log.peak_tflops is not None:
         return config.log.peak_tflops * 1e12
+    dtype = product_type(config, device)
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for known, tflops in PEAK_TFLOPS.items():
-            if known in name:
-                return tflops * 1e12
-    return measured_flops(device, torch.float32 if config.dtype == "float32" else torch.bfloat16)
+        gpu = known_gpu(torch.cuda.get_device_name(device))
+        if gpu is not None:
+            return gpu.tflops(dtype) * 1e12
+    return measured_flops(device, dtype)
+
+
+def product_type(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The type in which a run's matrix products are computed.
+
+    Args:
+        config: the run.
+        device: where it is.
+    """
+    return autocast_type(config, device) or weight_type(config)
 
 
 @functools.cache
@@ -205,7 +211,7 @@ def measured_flops(device: torch.device, dtype: torch.dtype, size: int = 768) ->
     """
     a = torch.ones(size, size, device=device, dtype=dtype)
     best = float("inf")
-    for _ in range(4):
+    for _ in range(12):  # others may be at work on the machine
         began = time.perf_counter()
         (a @ a)[0, 0].item()
         best = min(best, time.perf_counter() - began)

@@ -45,13 +45,27 @@ def chunked_cross_entropy(
     return torch.cat([checkpoint(losses, *piece, use_reentrant=False) for piece in pieces])
 
 
-@torch.no_grad()
-def check_packing(llm: Any) -> None:
+def check_packing(llm: Any, tolerance: float = 1e-2) -> None:
     """Make sure that an LLM keeps the samples of a packed row apart.
+
+    Args:
+        llm: of ``transformers``, with weights.
+        tolerance: how far a sample in a row may be from itself alone, relative; the rounding of 16
+            bits if left out.
 
     Raises:
         ConfigError: it does not, as with recurrent states, or code of its own.
     """
+    if not _apart(llm) <= tolerance:
+        raise ConfigError(
+            f"batch.pack: {type(llm).__name__} attends across the samples of a packed row; set "
+            "batch.pack=false (batch.arrange=length keeps padding small)"
+        )
+
+
+@torch.no_grad()
+def _apart(llm: Any) -> float:
+    """How far a sample behind another one in a row is from itself alone, relative."""
     training = llm.training
     llm.eval()
     table = llm.get_input_embeddings()
@@ -71,8 +85,4 @@ def check_packing(llm: Any) -> None:
     ]
     llm.train(training)
     packed, alone = hidden[0][:, 2:].float(), hidden[1].float()
-    if not (packed - alone).norm() <= 1e-2 * alone.norm():
-        raise ConfigError(
-            f"batch.pack: {type(llm).__name__} attends across the samples of a packed row; set "
-            "batch.pack=false (batch.arrange=length keeps padding small)"
-        )
+    return float((packed - alone).norm() / alone.norm())

@@ -220,11 +220,12 @@ def _padded(rows: list[Tensor]) -> Tensor:
     return torch.stack([functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
 
 
-def _mask(llm: Any, config: TrainConfig, embeds_BTD: Tensor) -> Tensor | None:
+def _mask(llm: Any, config: TrainConfig, embeds_BTD: Tensor) -> Tensor:
     """The mask that transformers would make; making it looks at numbers."""
-    if config.compute.attention == "flash_attention_2":
-        return None
     batch, length, _ = embeds_BTD.shape
+    if config.compute.attention == "flash_attention_2":  # it has none; this takes a byte
+        one = torch.empty(1, 1, 1, 1, dtype=torch.bool, device=META)
+        return one.expand(batch, 1, length, length)
     eager = llm.config._attn_implementation == "eager"
     kind = embeds_BTD.dtype if eager else torch.bool
     return torch.empty(batch, 1, length, length, dtype=kind, device=META)

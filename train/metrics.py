@@ -135,26 +135,34 @@ def line(progress: Progress) -> str:
         return f"{progress.stage} {progress.phase} {progress.done}/{progress.total}"
     parts = [f"{progress.stage} {progress.done}/{progress.total}"]
     losses = " ".join(f"{name} {value:.3f}" for name, value in m.get("losses", {}).items())
-    parts += [f"{w} {m[key]:{form}}" for key, (w, form) in _SHOWN.items() if m.get(key) is not None]
-    if losses:
-        parts.insert(2, f"({losses})")
+    if m.get("loss") is not None:
+        parts.append(f"loss {m['loss']:.3f}" + (f"  ({losses})" if losses else ""))
+    parts += rates(m)
     if "seconds_left" in m:
         parts.append(f"{duration(m['seconds_left'])} left")
     return "  ".join(parts)
 
 
-_SHOWN = {  # key: its word, its form
-    "loss": ("loss", ".3f"),
-    "lr": ("lr", ".1e"),
-    "grad_norm": ("norm", ".3g"),
-    "samples_per_second": ("samples/s", ".4g"),
-    "tokens_per_second": ("tokens/s", ".0f"),
-    "padding": ("padding", ".1%"),
-    "mfu": ("MFU", ".1%"),
-    "hfu": ("HFU", ".1%"),
-    "data_wait": ("wait", ".1%"),
-    "memory_gb": ("GB", ".2f"),
-    "skipped": ("skipped", "d"),
+def rates(metrics: Mapping[str, Any]) -> list[str]:
+    """What a step's line tells beside its losses and the time left, in words.
+
+    Args:
+        metrics: a line of ``metrics.jsonl``.
+    """
+    return [form.format(metrics[k]) for k, form in _SHOWN.items() if metrics.get(k) is not None]
+
+
+_SHOWN = {
+    "lr": "lr {:.1e}",
+    "grad_norm": "norm {:.3g}",
+    "samples_per_second": "samples/s {:.2f}",
+    "tokens_per_second": "tokens/s {:.0f}",
+    "padding": "padding {:.1%}",
+    "mfu": "MFU {:.1%}",
+    "hfu": "HFU {:.1%}",
+    "data_wait": "data wait {:.1%}",
+    "memory_gb": "memory {:.2f} GB",
+    "skipped": "skipped {:d}",
 }
 
 

@@ -23,7 +23,7 @@ class Machine:
 
     Args:
         devices: number of GPUs.
-        gpu: their name, a key of :data:`onellm.train.flops.PEAK_TFLOPS`; empty where it says none.
+        gpu: their name, a key of :data:`onellm.train.gpus.GPUS`; empty where it says none.
     """
 
     devices: int = 1
@@ -106,8 +106,14 @@ def _read_preset(hardware: str) -> dict[str, Any]:
 
 def _find(path: str | Path, folder: Path, what: str, names: list[str]) -> Path:
     file = Path(path)
-    if file.suffix or file.exists():
+    if file.is_file():
         return file
+    if file.is_dir():
+        raise ConfigError(f"{path}: expected the YAML file of a {what}; found a folder")
+    if file.suffix:
+        beside = [p.name for p in file.parent.glob("*") if p.suffix in (".yaml", ".yml")]
+        hint = did_you_mean(file.name, [*beside, *names], f"Packaged are: {', '.join(names)}.")
+        raise ConfigError(f"{path}: expected the YAML file of a {what}; found no such file.{hint}")
     file = folder / f"{path}.yaml"
     if not file.exists():
         raise ConfigError(f"unknown {what} {str(path)!r}.{did_you_mean(str(path), names)}")

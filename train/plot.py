@@ -12,7 +12,8 @@ from onellm.weight_files import put, write_text
 
 COLOURS = ("#2f6fde", "#e07b39", "#2a9d6f", "#c2407a", "#8a63d2", "#b59f1c", "#4aa8c9", "#8b6b5a")
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420.0, 230.0, 48.0, 26.0, 8.0
+WIDTH, HEIGHT = 420.0, 230.0
+LEFT, RIGHT, BOTTOM, TOP = 48.0, 16.0, 26.0, 8.0
 
 
 def plot_runs(folders: Iterable[str | Path], out: str | Path) -> list[Path]:
@@ -66,10 +67,12 @@ def draw(made: Sequence[Panel], file: Path, columns: int = 3) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        if panel.share:
+            axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(panel.curves) > 1:
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=7, framealpha=0.75, edgecolor="none")
         if number >= len(made) - columns:
             axes.set_xlabel("step", fontsize=8)
     figure.savefig(str(file), dpi=110, format="png")
@@ -92,10 +95,12 @@ def page(names: Sequence[str], made: Sequence[Panel]) -> str:
         if (own := [panel for panel in made if panel.kind == kind])
     )
     title = escape(", ".join(names))
+    dashes = " Each run has its own dashes." if len(names) > 1 else ""
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}</style><main><h1>{title}</h1>{sections}</main></html>"
+        f"<style>{STYLE}</style><main><h1>{title}</h1>"
+        f"<p>Over optimiser steps.{dashes}</p>{sections}</main></html>"
     )
 
 
@@ -128,7 +133,7 @@ def figure_of(panel: Panel) -> str:
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - left) / (right - left) if right > left else 0.5
         up = (y - bottom) / (top - bottom)
-        return LEFT + across * (WIDTH - LEFT - 6), TOP + (1 - up) * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), TOP + (1 - up) * (HEIGHT - TOP - BOTTOM)
 
     marks = [_mark(place(left, y)[1], y) for y in ticks(bottom, top)]
     marks += [
@@ -147,7 +152,7 @@ def figure_of(panel: Panel) -> str:
 
 def _mark(y: float, value: float) -> str:
     return (
-        f'<line class=grid-line x1="{LEFT}" x2="{WIDTH - 6}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<line class=grid-line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>'
     )
 
@@ -199,9 +204,11 @@ def short(value: float) -> str:
     """A number in few characters.
 
     Example:
-        >>> short(12500.0), short(0.00002), short(0.25)
-        ('12.5k', '2e-05', '0.25')
+        >>> short(12500.0), short(1500.0), short(0.00002), short(0.25)
+        ('12.5k', '1500', '2e-05', '0.25')
     """
     if abs(value) >= 1e6:
         return f"{value / 1e6:.4g}M"
-    return f"{value / 1e3:.4g}k" if abs(value) >= 1e4 else f"{value:.3g}"
+    if abs(value) >= 1e3:  # as many digits as it has
+        return f"{value / 1e3:.4g}k" if abs(value) >= 1e4 else f"{value:.0f}"
+    return f"{value:.3g}"

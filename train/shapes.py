@@ -17,7 +17,7 @@ from onellm.errors import BadInput
 from onellm.splice import IGNORED
 
 LOOKED_AT = 2000
-"""Samples whose texts are read for a dry run, and at least those of one step."""
+"""Samples whose texts are read for a dry run on this machine's disks."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,19 @@ def shapes_of(batch: Iterable[Example]) -> Shapes:
     )
 
 
-def planned_steps(loader: Loader, layout: Layout, steps: int) -> list[list[list[Shapes]]]:
+def planned_steps(
+    loader: Loader, layout: Layout, steps: int, most: int = LOOKED_AT
+) -> list[list[list[Shapes]]]:
     """The shapes of a run's first steps, for each pass and device.
 
     Args:
         loader: of the run; no media are read.
         layout: devices, and how passes are made up.
-        steps: of the whole run; some :data:`LOOKED_AT` samples are looked at.
+        steps: of the whole run.
+        most: samples to look at; one step at least.
     """
     size = max(1, len(loader.order.global_batch(0)))
-    count = max(1, min(steps, LOOKED_AT // size))
+    count = max(1, min(steps, most // size))
     return [
         [[_planned(loader, draws) for draws in devices] for devices in loader.plan(step, layout)]
         for step in range(count)

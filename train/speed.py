@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from onellm.errors import ConfigError
-from onellm.spelling import did_you_mean
 from onellm.train.config import TrainConfig
 from onellm.train.engine import pick_device
-from onellm.train.flops import PEAK_TFLOPS, peak_flops
+from onellm.train.flops import peak_flops, product_type
+from onellm.train.gpus import gpu_of
 
 REACHED = 0.4
 """Share of the best rate that a step is taken to reach. Assumed, not measured: published runs of 7B
@@ -35,23 +34,26 @@ def speed_of(config: TrainConfig, gpu: str = "", tflops: float | None = None) ->
 
     Args:
         config: the run.
-        gpu: a key of :data:`onellm.train.flops.PEAK_TFLOPS`; empty for the device of this machine.
+        gpu: a key of :data:`onellm.train.gpus.GPUS`; empty for the device of this machine.
         tflops: 10^12 operations per second, if known; nothing is assumed then.
 
     Raises:
         ConfigError: an unknown GPU.
     """
+    named = gpu_of(gpu) if gpu else None
     if tflops is not None:
         return Speed(tflops, "as told")
-    if gpu:
-        if gpu not in PEAK_TFLOPS:
-            raise ConfigError(f"unknown GPU {gpu!r}.{did_you_mean(gpu, PEAK_TFLOPS)}")
-        return _share(PEAK_TFLOPS[gpu], f"the {gpu}'s")
     device = pick_device()
+    dtype = product_type(config, device)
+    if named is not None:
+        if config.dtype == "auto":  # as the run will choose there, not here
+            dtype = torch.bfloat16 if named.bfloat16 else torch.float32
+        return _share(named.tflops(dtype), f"the {gpu}'s", dtype)
     here = torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
-    return _share(peak_flops(device, config) / 1e12, f"this machine's {here}'s")
+    return _share(peak_flops(device, config) / 1e12, f"this machine's {here}'s", dtype)
 
 
-def _share(peak: float, whose: str) -> Speed:
-    words = f"{REACHED:.0%}, an assumption, of {whose} {peak:.3g} (--tflops says otherwise)"
-    return Speed(REACHED * peak, words)
+def _share(peak: float, whose: str, dtype: torch.dtype) -> Speed:
+    kind = str(dtype).removeprefix("torch.")
+    words = f"{REACHED:.0%}, an assumption, of {whose} {peak:.3g} in {kind}"
+    return Speed(REACHED * peak, f"{words} (--tflops says otherwise)")
