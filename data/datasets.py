@@ -264,12 +264,12 @@ def _open_records(
             (open_hub(path, config.split), folder) for path in config.paths
         ]
     elif kind == "parquet":
-        files = [shelf.path(path) for path in config.paths]
+        files = [shelf.path(path, keep=True) for path in config.paths]
         tables = [(open_parquet(files), folder if config.media else files[0].parent)]
     else:
         tables = []
         for path in config.paths:
-            file = shelf.path(path)
+            file = shelf.path(path, keep=True)
             beside = Path() if is_address(path) else file.parent
             tables.append((open_text(file, kind), folder if config.media else beside))
     groups: dict[str, list[Sequence[Sample]]] = {}

@@ -47,7 +47,7 @@ def open_tars(
 
     def samples(own: list[str], modality: str) -> TarSamples:
         declared = modality if modality in translator.modalities else ""
-        return TarSamples(own, sizes, title, translator, declared, shelf.path, nominal=nominal)
+        return TarSamples(own, sizes, title, translator, declared, shelf.read, nominal=nominal)
 
     lists: dict[tuple[str, bool], list[str]] = {}
     for shard in shards:

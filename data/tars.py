@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from onellm.data.lists import SampleList
 from onellm.data.sample import Sample
@@ -52,19 +52,26 @@ def index_tar(path: Path) -> list[Entry]:
     Raises:
         BadInput: missing, compressed, damaged, cut off, empty, or with one key in two places.
     """
-    if not path.is_file():
-        raise BadInput(path, expected="a tar file", found="no such file")
+    return Shard(path).entries
+
+
+def _index(path: Path, descriptor: int) -> list[Entry]:
     entries: list[Entry] = []
     try:
-        with tarfile.open(path, "r:") as tar:
-            _check_end(path)
+        with (
+            os.fdopen(os.dup(descriptor), "rb") as stream,
+            tarfile.open(fileobj=stream, mode="r:") as tar,
+        ):
+            _check_end(path, stream)
             for member in tar:
                 if member.isfile():
                     _put(entries, member)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        hint = "Compressed tars cannot be read at any place: unpack them." if _packed(path) else ""
+        packed = _packed(os.pread(descriptor, 4, 0))
+        hint = "Compressed tars cannot be read at any place: unpack them." if packed else ""
         expected = "a readable tar file"
-        raise BadInput(path, expected=expected, found=f"{error}", hint=hint) from error
+        found = getattr(error, "strerror", None) or f"{error}"
+        raise BadInput(path, expected=expected, found=found, hint=hint) from error
     if not entries:
         raise BadInput(path, expected="a tar of samples", found="no sample in it")
     key, times = Counter(entry.key for entry in entries).most_common(1)[0]
@@ -86,18 +93,16 @@ def _put(entries: list[Entry], member: tarfile.TarInfo) -> None:
     members[suffix.lower()] = (member.offset_data, member.size)
 
 
-def _packed(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+def _packed(head: bytes) -> bool:
+    return head[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 
 
-def _check_end(path: Path) -> None:
+def _check_end(path: Path, stream: BinaryIO) -> None:
     """Find a tar that was cut off between two members, which reads like a shorter one."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 1024))
-        if file.read().strip(b"\0"):  # every tar ends with two blocks of zeros
-            found = "one without its end mark: it is cut off"
-            raise BadInput(path, expected="a readable tar file", found=found)
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1024))
+    if stream.read().strip(b"\0"):  # every tar ends with two blocks of zeros
+        found = "one without its end mark: it is cut off"
+        raise BadInput(path, expected="a readable tar file", found=found)
 
 
 class Shard:
@@ -108,14 +113,21 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
-        self.__setstate__((path, index_tar(path)))
+        self.__setstate__((path, []))
+        # The same open file: another process may take this one's room on the shelf.
+        self.entries = _index(path, self._file)
 
     def __getstate__(self) -> tuple[Path, list[Entry]]:
         return self.path, self.entries  # each process opens the file itself
 
     def __setstate__(self, state: tuple[Path, list[Entry]]) -> None:
         self.path, self.entries = state
-        self._file: int = os.open(self.path, os.O_RDONLY)
+        try:
+            self._file: int = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            found = "no such file" if gone else f"an unreadable file ({error.strerror})"
+            raise BadInput(self.path, expected="a tar file", found=found) from error
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -129,11 +141,20 @@ class Shard:
             media: false leaves all members but the texts empty.
         """
         entry = self.entries[index]
-        files = {
-            suffix: os.pread(self._file, size, start) if media or suffix in _TEXTS else b""
-            for suffix, (start, size) in entry.members.items()
-        }
+        try:
+            files = {
+                suffix: os.pread(self._file, size, start) if media or suffix in _TEXTS else b""
+                for suffix, (start, size) in entry.members.items()
+            }
+        except OSError as error:  # a disk, or the network in front of one, that fails
+            found = f"an unreadable file ({error.strerror})"
+            expected = "a member of a tar"
+            raise BadInput(f"{self.path}/{entry.key}", expected=expected, found=found) from error
         return entry.key, files
+
+
+def _at_hand(place: str, read: Callable[[Path], Shard]) -> Shard:
+    return read(Path(place))
 
 
 class TarSamples(SampleList):
@@ -145,7 +166,7 @@ class TarSamples(SampleList):
         name: of the data set; begins the samples' ids.
         translator: knows the modalities, and what the fields of ``.json`` members mean.
         modality: of the media, where the members do not tell; "" leaves it to them.
-        fetch: path or address → path of a file.
+        fetch: (path or address, what opens the path of a file) → the open shard.
         nominal: taken for the number of samples of shards that are not in ``sizes``, which then
             need not be read; 0 counts them.
     """
@@ -157,14 +178,14 @@ class TarSamples(SampleList):
         name: str,
         translator: Translator,
         modality: str = "",
-        fetch: Callable[[str], Path] = Path,
+        fetch: Callable[[str, Callable[[Path], Shard]], Shard] = _at_hand,
         *,
         nominal: int = 0,
     ) -> None:
         self.shards, self.name, self.translator = list(shards), name, translator
         self.modality, self.fetch = modality, fetch
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._lost: dict[int, BadInput] = {}  # not tried again: fetching may take a minute to fail
+        self._lost: dict[int, BadInput] = {}  # not tried again: each took all tries to fail
         self._exact = [not nominal or s in sizes for s in self.shards]
         self.sizes = [
             sizes[s] if s in sizes else nominal or len(self._shard(n).entries)
@@ -203,7 +224,7 @@ class TarSamples(SampleList):
         return self._open[number]
 
     def _opened(self, number: int) -> Shard:
-        shard = Shard(self.fetch(self.shards[number]))
+        shard = self.fetch(self.shards[number], Shard)
         wanted = self.sizes[number] if hasattr(self, "sizes") else len(shard.entries)
         if self._exact[number] and len(shard.entries) != wanted:
             raise BadInput(

@@ -21,6 +21,7 @@ from pydantic import (
 from onellm.config import StrictModel
 from onellm.data.datasets import DatasetConfig
 from onellm.data.faults import FaultConfig
+from onellm.data.fetching import FetchConfig
 from onellm.data.plan import Layout
 from onellm.data.targets import Target
 from onellm.errors import ConfigError
@@ -59,6 +60,7 @@ class DataConfig(StrictModel):
             which is enough where a core decodes faster than the device learns.
         shelf: folder for shards that are fetched; the user's cache if left out.
         shelf_gigabytes: 10^9 bytes of fetched shards kept on each machine.
+        fetch: how often, and with what patience, a shard under an address is asked for.
     """
 
     datasets: tuple[DatasetConfig, ...] = ()
@@ -76,6 +78,7 @@ class DataConfig(StrictModel):
     workers: NonNegativeInt = 0
     shelf: str = ""
     shelf_gigabytes: PositiveFloat = 100.0
+    fetch: FetchConfig = FetchConfig()
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -107,7 +107,7 @@ def open_data(
 def shelf_of(config: DataConfig) -> Shelf:
     """Where fetched shards are kept."""
     folder = Path(config.shelf) if config.shelf else Path.home() / ".cache" / "onellm" / "shards"
-    return Shelf(folder, config.shelf_gigabytes)
+    return Shelf(folder, config.shelf_gigabytes, config.fetch)
 
 
 def names_in(group: str) -> list[str]:
