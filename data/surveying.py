@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from onellm.data.lists import outline
+from onellm.data.lists import name_of, outline
 from onellm.data.loader import Encode, medium_key
 from onellm.data.sample import Sample
 from onellm.data.workers import in_processes
@@ -220,7 +220,11 @@ class Surveyor:
         if not workers:
             yield from map(self.look, places)
             return
-        for looks in in_processes(self.look, _batches(places), workers):
+
+        def name(place: tuple[int, int]) -> str:
+            return name_of(self.parts[place[0]], place[1])
+
+        for looks in in_processes(self.look, _batches(places), workers, name=name):
             yield from looks
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -24,6 +25,7 @@ from onellm.data.faults import FaultConfig
 from onellm.data.fetching import FetchConfig
 from onellm.data.plan import Layout
 from onellm.data.targets import Target
+from onellm.data.workers import PATIENCE
 from onellm.errors import ConfigError
 from onellm.train.compute import ComputeConfig, DeepSpeedConfig, LogConfig
 from onellm.train.stage import StageConfig
@@ -58,6 +60,8 @@ class DataConfig(StrictModel):
         ahead: optimiser steps read ahead in a thread; 0 reads in the loop.
         workers: processes on each device's machine that read media for it; 0 reads in the thread,
             which is enough where a core decodes faster than the device learns.
+        patience: seconds to wait for what a worker process reads, before the run stops and names
+            the sample; 0 waits for ever.
         shelf: folder for shards that are fetched; the user's cache if left out.
         shelf_gigabytes: 10^9 bytes of fetched shards kept on each machine.
         fetch: how often, and with what patience, a shard under an address is asked for.
@@ -76,6 +80,7 @@ class DataConfig(StrictModel):
     keep_megabytes: float = Field(default=0.0, ge=0)
     ahead: NonNegativeInt = 1
     workers: NonNegativeInt = 0
+    patience: NonNegativeFloat = PATIENCE
     shelf: str = ""
     shelf_gigabytes: PositiveFloat = 100.0
     fetch: FetchConfig = FetchConfig()

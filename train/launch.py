@@ -143,6 +143,7 @@ def prepare(
     texts = drawn.texts(before) if stage.objective == "contrastive" else []
     objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
     loader = build_loader(config, model, drawn, reader, faults, place.world)
+    loader.patience = config.data.patience
     steps = run_length(config, loader)
     progress(note(stage.name, opening(config, model, loader, steps, device, place.world)))
     fill_store(config, objective, loader, drawn.samples, before, progress, device)
