@@ -121,7 +121,7 @@ def test_one_signal_is_the_parents_and_a_second_is_meant(tmp_path, monkeypatch):
     time.sleep(1.1)
     subprocess.run(signaller, check=True)
     assert gone({pid}, 3.0)
-    with pytest.raises(BadInput, match="39: .*exit code 0"):
+    with pytest.raises(BadInput, match=r"39: .*exit code 0"):
         next(made)
 
 
