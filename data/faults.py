@@ -17,6 +17,14 @@ from onellm.errors import BadInput
 
 T = TypeVar("T")
 
+Lost = Callable[[BadInput], None]
+"""Is told of a file that cannot be opened; if it returns, the rest is opened without it."""
+
+
+def stop(error: BadInput) -> None:
+    """Stop at the first file that cannot be opened, as a run does."""
+    raise error
+
 
 class Skipped(Exception):  # a signal to the caller, not an error
     """A broken sample was counted and is to be passed over."""

@@ -45,18 +45,26 @@ def find_shards(paths: Iterable[str]) -> list[str]:
 
     found: list[str] = []
     for path in paths:
+        own: list[str] = []
         for one in [path] if path.startswith("pipe:") and "{" not in path else braceexpand(path):
             if is_address(one):
-                found.append(one)
+                own.append(one)
             elif Path(one).is_dir():
-                found += sorted(map(str, Path(one).glob("*.tar")))
+                own += sorted(map(str, Path(one).glob("*.tar")))
             elif any(c in one for c in "*?["):
-                found += sorted(str(p) for p in Path(one).parent.glob(Path(one).name))
+                own += sorted(str(p) for p in Path(one).parent.glob(Path(one).name))
             else:
-                found.append(one)
-        if not found:
-            raise BadInput(path, expected="tar files", found="none")
+                own.append(one)
+        if not own:
+            raise BadInput(path, expected="tar files", found=_instead(Path(path)))
+        found += own
     return found
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without tars holds."""
+    names = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else []
+    return ", ".join(names) or ("an empty folder" if folder.is_dir() else "none")
 
 
 def listed_sizes(shards: Iterable[str], shelf: Shelf) -> dict[str, int]:

@@ -187,8 +187,7 @@ class Surveyor:
                 try:
                     self.reading.modalities[name].load(source)
                 except BadInput as error:
-                    kind = "missing" if error.found == "no such file" else "broken"
-                    self._seen[key] = f"{kind}|{error}"
+                    self._seen[key] = f"{_kind_of(error)}|{error}"
             kind, _, message = self._seen[key].partition("|")
             if kind:
                 yield Fault(kind, sample.id, message)
@@ -228,6 +227,10 @@ class Surveyor:
             yield from looks
 
 
+def _kind_of(error: BadInput) -> str:
+    return "missing" if error.found == "no such file" else "broken"
+
+
 def _batches(places: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     batch: list[tuple[int, int]] = []
     for place in places:
@@ -251,6 +254,7 @@ class Survey:
         tokens: positions of each sample, by modalities.
         learned: supervised tokens of each sample, by modalities.
         faults: all of them, in order.
+        unopened: files that could not be opened.
     """
 
     names: Sequence[str]
@@ -260,6 +264,7 @@ class Survey:
     tokens: dict[str, list[int]] = field(default_factory=dict)
     learned: dict[str, list[int]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    unopened: list[Fault] = field(default_factory=list)
 
     def add(self, look: Look) -> None:
         """Count one look."""
@@ -287,10 +292,18 @@ class Survey:
         self.faulty[LEFT_OUT, group, "broken"] += 1
         self.faults.append(Fault("broken", file, message))
 
+    def add_unopened(self, error: BadInput) -> None:
+        """Count a file that could not be opened, of which nobody knows how many samples it has.
+
+        Args:
+            error: what was wrong with it.
+        """
+        self.unopened.append(Fault(_kind_of(error), error.source, f"{error}"))
+
     @property
     def usable(self) -> bool:
         """Whether every sample can be trained on."""
-        return all(fault.kind == "too long" for fault in self.faults)
+        return not self.unopened and all(fault.kind == "too long" for fault in self.faults)
 
     def rows(self) -> list[list[str]]:
         """List, modalities, samples, and how many have each kind of fault."""

@@ -22,7 +22,6 @@ from onellm.data.lists import SampleList
 from onellm.data.sample import Sample
 from onellm.data.translate import Translator, check_listed
 from onellm.errors import BadInput
-from onellm.modality import Modality
 from onellm.source import Blob, Source
 
 LISTING = "shards.json"
@@ -67,10 +66,10 @@ def _index(path: Path, descriptor: int) -> list[Entry]:
                 if member.isfile():
                     _put(entries, member)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        packed = _packed(os.pread(descriptor, 4, 0))
-        hint = "Compressed tars cannot be read at any place: unpack them." if packed else ""
+        head = os.pread(descriptor, 16, 0)
+        hint = "Compressed tars cannot be read at any place: unpack them." if _packed(head) else ""
         expected = "a readable tar file"
-        found = getattr(error, "strerror", None) or f"{error}"
+        found = getattr(error, "strerror", None) or f"{error}; it begins with {head!r}"
         raise BadInput(path, expected=expected, found=found, hint=hint) from error
     if not entries:
         raise BadInput(path, expected="a tar of samples", found="no sample in it")
@@ -247,7 +246,9 @@ class TarSamples(SampleList):
         record = read_meta(f"{place}.json", files.pop("json")) if "json" in files else {}
         caption = files.pop("txt", None)
         if caption is not None:
-            record.setdefault("caption", caption.decode("utf-8", "replace").strip())
+            record.setdefault("caption", _decoded(f"{place}.txt", caption).strip())
+        if self.translator.plain:
+            return self.translator.told(record, name, ())
         if "media" in record:
             listed = check_listed(record.pop("media"), place, self.translator.modalities)
             media = [(kind, _members(source, files, place)) for kind, source in listed]
@@ -255,13 +256,15 @@ class TarSamples(SampleList):
             modality = self.translator.modalities[self.modality]
             media = [(self.modality, modality.from_shard(files, record, place))]
         else:
-            media = _by_suffix(files, record, place, self.translator.modalities)
-        said = self.translator.sample(record, 0)
-        turns = said.turns
-        if self.translator.describe and media and [role for role, _ in turns] == ["assistant"]:
-            prompt = self.translator.modalities[media[-1][0]].caption_prompt
-            turns = (("user", prompt), *turns)
-        return Sample(name, tuple(media), turns, said.meta, said.captions)
+            media = _by_suffix(files, record, place, self.translator)
+        return self.translator.told(record, name, media)
+
+
+def _decoded(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(name, expected="a text in UTF-8", found=f"{error}") from error
 
 
 def read_meta(name: str, data: bytes) -> dict[str, Any]:
@@ -299,13 +302,15 @@ def _by_suffix(
     files: Mapping[str, bytes],
     meta: Mapping[str, Any],
     place: str,
-    modalities: Mapping[str, Modality],
+    translator: Translator,
 ) -> list[tuple[str, Source]]:
     """Media of a sample that says nothing about them.
 
     ``<modality>.<suffix>`` names its modality, also with a number (``image1.jpg``) and with
-    further parts (``depth.rgb.jpg``); otherwise a suffix must belong to one modality alone.
+    further parts (``depth.rgb.jpg``); otherwise a suffix must belong to one modality alone, or
+    the run be of one that reads it.
     """
+    modalities = translator.modalities
     media: list[tuple[str, Source]] = []
     named: dict[tuple[str, str], dict[str, bytes]] = {}
     for suffix, data in files.items():
@@ -315,6 +320,8 @@ def _by_suffix(
             named.setdefault((match.group(1), match.group(2)), {})[rest] = data
             continue
         readers = [m.name for m in modalities.values() if f".{suffix}" in m.suffixes]
+        if translator.only is not None and translator.only.name in readers:
+            readers = [translator.only.name]
         if len(readers) > 1:
             raise BadInput(
                 place,
@@ -324,6 +331,14 @@ def _by_suffix(
             )
         if readers:
             media.append((readers[0], Blob(f"{place}.{suffix}", data)))
+    if files and not media and not named:
+        raise BadInput(
+            place,
+            expected="a member with a suffix that a modality reads",
+            found=", ".join(f".{suffix}" for suffix in sorted(files)),
+            hint="Set 'modality' of the data set, or call members <modality>.<suffix>; with "
+            "'modality: text' their texts alone are read.",
+        )
     for (name, number), own in named.items():
         key = f"{place}.{name}{number}"
         media.append((name, modalities[name].from_shard(own, meta, key)))

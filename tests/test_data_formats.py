@@ -221,19 +221,26 @@ def test_parquet(tmp_path, modalities):
 
 
 def test_parquet_with_records_that_have_no_picture(tmp_path, modalities):
+    """Questions may be about none; a caption of none would be learned as a text of nothing."""
     datasets = pytest.importorskip("datasets")
     rows = [
         {"image": {"bytes": picture(i), "path": None} if i % 2 else None, "caption": f"{i}"}
         for i in range(4)
     ]
-    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    table.to_parquet(str(tmp_path / "a.parquet"))
-    made = opened(tmp_path, modalities, path="a.parquet")
+    asked = [{"image": row["image"], "question": "?", "answer": row["caption"]} for row in rows]
+    for name, records in (("caption", rows), ("asked", asked)):
+        table = datasets.Dataset.from_list(records).cast_column("image", datasets.Image())
+        table.to_parquet(str(tmp_path / f"{name}.parquet"))
+    made = opened(tmp_path, modalities, path="asked.parquet")
     assert {group: len(own) for group, own in made.groups.items()} == {"text": 2, "image": 2}
     samples = made.groups["image"]
     text, whole = outline(samples, 1), samples[1]
     assert (text.id, text.turns) == (whole.id, whole.turns)
     assert len(whole.media[0][1].data) > len(text.media[0][1].data) == 1
+    made = opened(tmp_path, modalities, path="caption.parquet")
+    assert {group: len(own) for group, own in made.groups.items()} == {"image": 4}
+    with pytest.raises(BadInput, match="a file under 'image', of which the text is a caption"):
+        made.groups["image"][0]
 
 
 @pytest.mark.parametrize(
