@@ -23,7 +23,7 @@ from onellm.data.sample import Sample
 from onellm.data.streams import Shelf, is_address
 from onellm.data.tar_sets import open_tars
 from onellm.data.targets import Target
-from onellm.data.translate import Translator, check_declared
+from onellm.data.translate import DATA_TYPE, Translator, check_declared
 from onellm.data.turns import TEXTS
 from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
@@ -174,7 +174,8 @@ class RecordSamples(SampleList):
 
         In a table, one row tells of all that have something in the same cells.
         """
-        alike_N = None if "media" in self.records.fields else self.records.alike
+        tells = {"media", DATA_TYPE} & set(self.records.fields)  # by what they hold
+        alike_N = None if tells else self.records.alike
         known: dict[int | None, str] = {-1: ""}
         tried: Counter[int] = Counter()
         for row in self.rows.tolist():

@@ -64,7 +64,11 @@ def _index(path: Path, descriptor: int) -> list[Entry]:
             _check_end(path, stream)
             for member in tar:
                 if member.isfile():
-                    _put(entries, member)
+                    _put(path, entries, member)
+                elif member.islnk() or member.issym():  # as tar writes a file's second name
+                    found = f"the link {member.name!r}"
+                    hint = "Write the tar with --hard-dereference or -h."
+                    raise BadInput(path, expected="files", found=found, hint=hint)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         head = os.pread(descriptor, 16, 0)
         hint = "Compressed tars cannot be read at any place: unpack them." if _packed(head) else ""
@@ -80,7 +84,7 @@ def _index(path: Path, descriptor: int) -> list[Entry]:
     return entries
 
 
-def _put(entries: list[Entry], member: tarfile.TarInfo) -> None:
+def _put(path: Path, entries: list[Entry], member: tarfile.TarInfo) -> None:
     folder, _, file = member.name.rpartition("/")
     stem, dot, suffix = file.partition(".")
     if not dot or not stem:  # notes of the author, hidden files
@@ -89,6 +93,9 @@ def _put(entries: list[Entry], member: tarfile.TarInfo) -> None:
     if not entries or entries[-1].key != key:
         entries.append(Entry(key, {}))
     members: Any = entries[-1].members
+    if suffix.lower() in members:
+        found = f"{member.name!r} twice"
+        raise BadInput(path, expected="members of a sample with different suffixes", found=found)
     members[suffix.lower()] = (member.offset_data, member.size)
 
 

@@ -29,6 +29,9 @@ from onellm.modality import Modality, is_there
 from onellm.source import Source
 
 LABELS = ("label", "qa")  # of which targets may make texts
+DATA_TYPE = "data_type"
+"""Field of the published JSONL files that names the modality, as the published code calls it."""
+
 FILES = ("url", "path", "file", "file_name", "media_path")
 TEXT = "text"
 """Declared of a data set, it says that there are no media."""
@@ -221,8 +224,8 @@ class Translator:
                 f"a file under {empty[0]!r}, of which the text is a caption",
                 "nothing",
             )
-        elif self.declared is not None:
-            expected = f"a file of {self.declared.name}, of which the text is a caption"
+        elif (declared := self._declared(record)) is not None:
+            expected = f"a file of {declared.name}, of which the text is a caption"
             found = f"the fields {', '.join(map(repr, record))}"
         else:
             return
@@ -258,9 +261,10 @@ class Translator:
         """Which modality takes which fields, in the order of the record."""
         if self.plain:
             return []
-        if self.declared is not None:
-            fields = self.declared.claims(record) or self._any_file(record)
-            return [(self.declared, fields)] if fields else []
+        declared = self._declared(record)
+        if declared is not None and not declared.claims(record):
+            fields = self._any_file(record)
+            return [(declared, fields)] if fields else []
         found = [(m, fields) for m in self.modalities.values() if (fields := m.claims(record))]
         if not found and self.only is not None:
             found = [(self.only, (field,)) for field in _captioned(record)]
@@ -268,6 +272,14 @@ class Translator:
         whole = [(m, f) for m, f in found if not any(set(f) < set(other) for _, other in found)]
         place = {field: i for i, field in enumerate(record)}
         return sorted(whole, key=lambda entry: min(place[field] for field in entry[1]))
+
+    def _declared(self, record: Record) -> Modality | None:
+        """The modality that the data set declares, or else the record."""
+        if self.declared is not None:
+            return self.declared
+        said = record.get(DATA_TYPE)
+        names = {name: m for m in self.modalities.values() for name in (m.published_name, m.name)}
+        return names.get(said) if said and isinstance(said, str) else None
 
     def _any_file(self, record: Record) -> tuple[str, ...]:
         """Where a declared modality's file stands: a neutral name, or another one's field.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,21 @@ def test_members_that_no_modality_reads(tmp_path, modalities):
     with pytest.raises(BadInput, match=r"suffix that a modality reads; found \.heic"):
         opened(str(tmp_path / "000.tar"), modalities)
     assert sizes(tmp_path / "000.tar", modalities, modality="text") == {"text": 1}
+
+
+def test_members_that_would_be_lost(tmp_path, modalities):
+    """A second file of one suffix, and a link to a file that another sample has."""
+    write_tar(tmp_path / "a.tar", [("a.png", picture(0)), ("a.PNG", picture(1))])
+    with pytest.raises(BadInput, match=r"'a\.PNG' twice"):
+        opened(str(tmp_path / "a.tar"), modalities, modality="image")
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+        write_tar(tmp_path / "b.tar", [("a.png", picture(0)), ("a.txt", b"x")])
+        with tarfile.open(tmp_path / "b.tar", "a") as tar:
+            link = tarfile.TarInfo("b.png")
+            link.type, link.linkname = kind, "a.png"
+            tar.addfile(link)
+        with pytest.raises(BadInput, match=r"the link 'b\.png'.*--hard-dereference"):
+            opened(str(tmp_path / "b.tar"), modalities, modality="image")
 
 
 def test_texts_that_are_not_utf8(tmp_path, modalities):

@@ -141,6 +141,20 @@ def test_the_published_instructions(tmp_path, modalities):
     (tmp_path / "audio.json").write_text(json.dumps([record(image="a.wav")]))
     (sample,) = only(opened(tmp_path, modalities, path="audio.json", modality="audio"))
     assert sample.media == (("audio", f"{where}/a.wav"),)
+    # Or each record does, by the names of the published code.
+    told = [("audio", {"image": "a.wav"}), ("rgbd", {"image": "a.png", "depth_image": "d.png"})]
+    told += [("point", {"image": "a.npy"}), ("image", {"image": "a.png"}), ("text", {})]
+    lines = [json.dumps(record(data_type=kind, **fields)) for kind, fields in told]
+    (tmp_path / "mix.jsonl").write_text("\n".join(lines))
+    made = opened(tmp_path, modalities, path="mix.jsonl")
+    assert list(made.groups) == ["audio", "depth", "point", "image", "text"]
+    assert made.groups["point"][0].media == (("point", f"{where}/a.npy"),)
+
+
+def test_a_declared_modality_leaves_others_that_have_fields_of_their_own(tmp_path, modalities):
+    (tmp_path / "a.jsonl").write_text('{"image": "a.png", "audio": "a.wav", "caption": "x"}')
+    made = opened(tmp_path, modalities, path="a.jsonl", modality="audio")
+    assert list(made.groups) == ["image+audio"]
 
 
 def test_imu_windows(tmp_path, modalities):
