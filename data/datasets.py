@@ -251,10 +251,9 @@ def open_dataset(
     """
     check_declared(config.modality, modalities)
     kind = config.kind
-    notes: list[str] = []
     if kind == "tar":
         translator = _translator(config, modalities, Path(), only=only)
-        groups = open_tars(
+        groups, notes = open_tars(
             *(config.paths, config.title, translator, shelf),
             modality=config.modality,
             nominal=config.shard_samples,

@@ -26,7 +26,7 @@ def open_tars(
     modality: str = "",
     nominal: int = 0,
     lost: Lost = stop,
-) -> dict[str, Sequence[Sample]]:
+) -> tuple[dict[str, Sequence[Sample]], list[str]]:
     """Open shards; each holds samples of one set of modalities.
 
     Args:
@@ -39,7 +39,7 @@ def open_tars(
         lost: is told of a shard that cannot be opened, which is then left out.
 
     Returns:
-        samples by the modalities of their media.
+        samples by the modalities of their media, and what members are taken for.
 
     Raises:
         BadInput: a shard is missing or damaged, or cannot be fetched; by ``lost``.
@@ -75,9 +75,13 @@ def open_tars(
         except BadInput as error:
             lost(error)
     groups: dict[str, list[Sequence[Sample]]] = {}
+    notes: list[str] = []
     for (group, named), own in lists.items():
-        groups.setdefault(group, []).append(samples(own, group if named else ""))
-    return {group: joined(parts) for group, parts in groups.items()}
+        found = samples(own, group if named else "")
+        groups.setdefault(group, []).append(found)
+        if not is_address(own[0]):  # nothing is fetched for it
+            notes.append(f"{title}/{group}: {found.account()}")
+    return {group: joined(parts) for group, parts in groups.items()}, notes
 
 
 def group_in_name(shard: str, modalities: Mapping[str, Modality]) -> str:

@@ -13,6 +13,7 @@ import tarfile
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +27,7 @@ from onellm.source import Blob, Source
 
 LISTING = "shards.json"
 _TEXTS = ("json", "txt")
+_TRIED = 100  # samples that are looked into for what all of them have
 _OPEN = 16  # shards whose places are kept in memory, and whose files are kept open
 
 Member = tuple[int, int]
@@ -242,12 +244,25 @@ class TarSamples(SampleList):
         return shard
 
     def _read(self, index: int, *, whole: bool) -> Sample:
+        # The whole path: shards of several folders often have the same names.
+        place, files = self._files(index, whole=whole)
+        return self._sample(f"{self.name}/{place}", place, files)
+
+    def _files(self, index: int, *, whole: bool) -> tuple[str, dict[str, bytes]]:
+        """Shard and key of a sample, and its members."""
         number = bisect_right(self._ends, index)
         place = index - (self._ends[number] - self.sizes[number])
-        opened, shard = self._shard(number), self.shards[number]
+        opened = self._shard(number)
         key, files = opened.read(place % len(opened.entries), media=whole)
-        # The whole path: shards of several folders often have the same names.
-        return self._sample(f"{self.name}/{shard}/{key}", f"{shard}/{key}", files)
+        return f"{self.shards[number]}/{key}", files
+
+    def account(self) -> str:
+        """What the members of the first sample that can be read are taken for."""
+        for index in range(min(len(self), _TRIED)):
+            with suppress(BadInput):
+                _, files = self._files(index, whole=False)
+                return _account(self.outline(index), list(files))
+        return "nothing"
 
     def _sample(self, name: str, place: str, files: dict[str, bytes]) -> Sample:
         record = read_meta(f"{place}.json", files.pop("json")) if "json" in files else {}
@@ -265,6 +280,28 @@ class TarSamples(SampleList):
         else:
             media = _by_suffix(files, record, place, self.translator)
         return self.translator.told(record, name, media)
+
+
+def _account(sample: Sample, suffixes: Sequence[str]) -> str:
+    """Which members of a sample are read as what, for the user."""
+    read: list[str] = []
+    used = {"json", "txt"} & set(suffixes)
+    for name, source in sample.media:
+        own = [s for s in suffixes if any(blob.name.endswith(f".{s}") for blob in _blobs(source))]
+        used |= set(own)
+        read.append(f"{name} from {' and '.join(f'.{s}' for s in own)}")
+    told = " or ".join(f".{s}" for s in ("json", "txt") if s in suffixes)
+    read += [f"text from {told}"] if sample.turns and told else []
+    idle = ", ".join(f".{s}" for s in suffixes if s not in used)
+    return (", ".join(read) or "nothing") + (f"; not read: {idle}" if idle else "")
+
+
+def _blobs(source: Source) -> list[Blob]:
+    if isinstance(source, Mapping):
+        return _blobs(source.get("data"))
+    if isinstance(source, tuple | list):
+        return [blob for part in source for blob in _blobs(part)]
+    return [source] if isinstance(source, Blob) else []
 
 
 def _decoded(name: str, data: bytes) -> str:

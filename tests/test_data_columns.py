@@ -272,6 +272,14 @@ def test_facts_beside_a_member_are_no_files(tmp_path, modalities):
     assert samples[0].meta["url"] == "https://host/a.jpg"
 
 
+def test_what_members_are_read_as_is_told(tmp_path, modalities):
+    members = [("a.image.png", picture(0)), ("a.depth.png", picture(1)), ("a.txt", b"a dog")]
+    write_tar(tmp_path / "000.tar", [*members, ("a.cls", b"3")])
+    made = opened(str(tmp_path / "000.tar"), modalities)
+    told = "image from .image.png, depth from .depth.png, text from .txt; not read: .cls"
+    assert made.notes == [f"d/image+depth: {told}"]
+
+
 def test_a_run_of_one_modality_reads_what_others_read_too(tmp_path, modalities):
     write_tar(tmp_path / "000.tar", [("a.png", picture(0)), ("a.txt", b"a dog")])
     data = parse(DataConfig, {"datasets": str(tmp_path / "000.tar")}, where="test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -145,6 +146,15 @@ def test_files_that_are_gone_stop_the_copy_or_are_left_out(tmp_path, modalities)
     done = convert([samples], modalities, tmp_path / "b", faults=faults)
     assert sum(done.samples.values()) == 2
     assert faults.total == 1
+
+
+def test_a_full_disk_names_the_folder(tmp_path, modalities, monkeypatch):
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("onellm.data.convert._Shards.write", full)
+    with pytest.raises(ConfigError, match=r"out: cannot be written \(no space left on device\)"):
+        convert([own_samples(tmp_path)], modalities, tmp_path / "out")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "a\0b.png", "x" * 5000 + ".png"])
