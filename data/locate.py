@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onellm.errors import BadInput
+from onellm.modality import Modality
 from onellm.source import Blob, Source
 
 
@@ -67,3 +68,29 @@ def is_numbers(value: Any) -> bool:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return True
     return False
+
+
+def check_listed(
+    entries: Any, name: str, modalities: Mapping[str, Modality]
+) -> list[tuple[str, Any]]:
+    """Media in our own form, as pairs of modality and source.
+
+    Args:
+        entries: ``[["audio", "a.wav"], …]``.
+        name: of the sample, for error messages.
+        modalities: known modalities by name.
+
+    Raises:
+        BadInput: another form, or an unknown modality.
+    """
+    listed = []
+    for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        if not (isinstance(entry, list | tuple) and len(entry) == 2):
+            expected = 'pairs such as ["MODALITY", "FILE"] under "media"'
+            raise BadInput(name, expected=expected, found=repr(entry)[:60])
+        kind, value = entry
+        if not isinstance(kind, str) or kind not in modalities:
+            known = ", ".join(modalities)
+            raise BadInput(name, expected=f"one of {known}", found=f"the modality {kind!r}")
+        listed.append((kind, value))
+    return listed

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from onellm.data.lists import SampleList
+from onellm.data.locate import check_listed
 from onellm.data.sample import Sample
-from onellm.data.translate import Translator, check_listed
+from onellm.data.translate import Translator
 from onellm.errors import BadInput
 from onellm.source import Blob, Source
 

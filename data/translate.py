@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onellm.data.locate import is_numbers, locate, nested
+from onellm.data.locate import check_listed, is_numbers, locate, nested
 from onellm.data.records import SUFFIXES, Record
 from onellm.data.sample import Sample
 from onellm.data.turns import (
@@ -22,6 +22,7 @@ from onellm.data.turns import (
     captions,
     conversation,
     parts,
+    question,
     text_fields,
 )
 from onellm.errors import BadInput, ConfigError
@@ -116,6 +117,9 @@ class Translator:
     ) -> Sample:
         texts = captions(record, name)
         turns = (("assistant", texts[0]),) if texts else conversation(record, name)
+        others = texts[1:]
+        if not turns and not any(is_there(record, field) for field in CONVERSATIONS):
+            turns, others = question(record, name)
         if media:
             turns = tuple((role, self._marks.without(text)) for role, text in turns)
         else:
@@ -124,7 +128,7 @@ class Translator:
         if self.describe and texts and media:
             turns = (("user", self.modalities[media[-1][0]].caption_prompt), *turns)
         meta = {k: v for k, v in record.items() if k not in {*used, *CONVERSATIONS, "media"}}
-        return Sample(name, media, turns, meta, tuple(texts[1:]))
+        return Sample(name, media, turns, meta, tuple(others))
 
     def group(self, record: Record) -> str:
         """Modalities of a record joined by ``+``, or ``"text"``; cheaper than the sample.
@@ -365,32 +369,6 @@ def _each(record: Record, fields: tuple[str, ...], name: str) -> list[Record]:
         expected = f"as many files under each of {', '.join(map(repr, several))}"
         raise BadInput(name, expected=expected, found=" and ".join(map(str, counts)))
     return [record | {f: record[f][i] for f in several} for i in range(counts[0])]
-
-
-def check_listed(
-    entries: Any, name: str, modalities: Mapping[str, Modality]
-) -> list[tuple[str, Any]]:
-    """Media in our own form, as pairs of modality and source.
-
-    Args:
-        entries: ``[["audio", "a.wav"], …]``.
-        name: of the sample, for error messages.
-        modalities: known modalities by name.
-
-    Raises:
-        BadInput: another form, or an unknown modality.
-    """
-    listed = []
-    for entry in entries if isinstance(entries, list | tuple) else [entries]:
-        if not (isinstance(entry, list | tuple) and len(entry) == 2):
-            expected = 'pairs such as ["MODALITY", "FILE"] under "media"'
-            raise BadInput(name, expected=expected, found=repr(entry)[:60])
-        kind, value = entry
-        if not isinstance(kind, str) or kind not in modalities:
-            known = ", ".join(modalities)
-            raise BadInput(name, expected=f"one of {known}", found=f"the modality {kind!r}")
-        listed.append((kind, value))
-    return listed
 
 
 def check_declared(name: str, modalities: Mapping[str, Modality]) -> None:

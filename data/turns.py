@@ -8,6 +8,7 @@ from typing import Any
 
 from onellm.data.records import Record
 from onellm.errors import BadInput
+from onellm.modality import is_there
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -26,7 +27,7 @@ def captions(record: Record, name: str) -> list[str]:
     Raises:
         BadInput: they are no text.
     """
-    if any(field in record for field in (*CONVERSATIONS, "question")):
+    if _conversation_field(record) is not None or is_there(record, "question"):
         return []
     value = next((record[f] for f in CAPTIONS if record.get(f)), None)
     texts = value if isinstance(value, list | tuple) else [value] if value else []
@@ -47,10 +48,7 @@ def conversation(record: Record, name: str) -> Turns:
     """
     field = _conversation_field(record)
     if field is None:
-        asked, answer = record.get("question"), record.get("answer")
-        if not asked and not answer:
-            return ()
-        return (("user", str(asked or "")), ("assistant", str(answer or "")))
+        return ()
     if not isinstance(record[field], list | tuple):
         found = type(record[field]).__name__
         raise BadInput(name, expected=f"a list under {field!r}", found=found)
@@ -74,8 +72,38 @@ def conversation(record: Record, name: str) -> Turns:
     return tuple(turns)
 
 
+def question(record: Record, name: str) -> tuple[Turns, list[str]]:
+    """The question of a record with its first answer, and further answers.
+
+    Raises:
+        BadInput: one of both is missing, or is neither text nor a number.
+    """
+    asked = _said(record, "question", name)
+    answers = record.get("answer")
+    several = answers if isinstance(answers, list | tuple) else [answers]
+    told = [said for one in several if (said := _said({"answer": one}, "answer", name))]
+    if not asked and not told:
+        return (), []
+    if not (asked and told):
+        there, missing = ("question", "answer") if asked else ("answer", "question")
+        expected = f"an {missing!r}" if missing == "answer" else f"a {missing!r}"
+        fields = ", ".join(map(repr, record))
+        raise BadInput(name, expected=f"{expected} beside its {there!r}", found=f"only {fields}")
+    return (("user", asked), ("assistant", told[0])), told[1:]
+
+
+def _said(record: Record, field: str, name: str) -> str:
+    value = record.get(field)
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool | int | float):
+        return str(value)
+    found = f"a {type(value).__name__}"
+    raise BadInput(name, expected=f"a text under {field!r}", found=found)
+
+
 def _conversation_field(record: Record) -> str | None:
-    return next((f for f in CONVERSATIONS if f in record), None)
+    return next((f for f in CONVERSATIONS if is_there(record, f)), None)
 
 
 def _role_and_text(turn: Any, name: str) -> tuple[str, str]:
@@ -96,7 +124,7 @@ def text_fields(record: Record) -> tuple[str, ...]:
     field = _conversation_field(record)
     if field is not None:
         return (field,)
-    asked = tuple(f for f in ("question", "answer") if record.get(f))
+    asked = tuple(f for f in ("question", "answer") if record.get(f) is not None)
     return asked or next(((f,) for f in CAPTIONS if record.get(f)), ())
 
 

@@ -56,6 +56,16 @@ def test_rows_are_put_apart_by_what_each_of_them_has(tmp_path, modalities):
     assert sizes(tmp_path / "a.csv", modalities) == want
 
 
+def test_texts_are_taken_from_where_there_is_one(tmp_path, modalities):
+    (tmp_path / "a.csv").write_text("caption,question,answer,image\na dog,,,a.png\n,q,a,a.png\n")
+    (samples,) = opened(str(tmp_path / "a.csv"), modalities).groups.values()
+    assert samples[0].turns == (("assistant", "a dog"),)
+    assert samples[1].turns == (("user", "q"), ("assistant", "a"))
+    jsonl(tmp_path / "a.jsonl", {"conversations": None, "caption": "a dog", "image": "a.png"})
+    (samples,) = opened(str(tmp_path / "a.jsonl"), modalities).groups.values()
+    assert samples[0].turns == (("assistant", "a dog"),)
+
+
 def test_rows_of_another_length_are_no_kind_of_their_own(tmp_path, modalities):
     (tmp_path / "a.csv").write_text("caption,image\none,a.png,more\ntwo,a.png\nthree\nfour,a.png\n")
     made = opened(str(tmp_path / "a.csv"), modalities)

@@ -151,6 +151,27 @@ def test_the_published_instructions(tmp_path, modalities):
     assert made.groups["point"][0].media == (("point", f"{where}/a.npy"),)
 
 
+def test_questions_and_answers_that_are_no_plain_texts(tmp_path, modalities):
+    """As the hub's tables have them: lists of answers, numbers; an answer may not be there."""
+    asked = [
+        *({"question": "How many?", "answer": 0}, {"question": "?", "answer": ["14", "fourteen"]}),
+        *({"question": "Why?", "answers": ["so"]}, {"answer": "so"}),
+        *({"question": "?", "answer": {"a": 1}}, {"question": "?", "answer": []}),
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    (samples,) = opened(tmp_path, modalities, path="a.jsonl").groups.values()
+    assert samples[0].turns == (("user", "How many?"), ("assistant", "0"))
+    assert [samples[1].said(epoch)[1][1] for epoch in range(3)] == ["14", "fourteen", "14"]
+    for index, message in [
+        (2, r"an 'answer' beside its 'question'; found only 'question', 'answers'"),
+        (3, "a 'question' beside its 'answer'"),
+        (4, "a text under 'answer'; found a dict"),
+        (5, "an 'answer' beside its 'question'"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            samples[index]
+
+
 def test_a_declared_modality_leaves_others_that_have_fields_of_their_own(tmp_path, modalities):
     (tmp_path / "a.jsonl").write_text('{"image": "a.png", "audio": "a.wav", "caption": "x"}')
     made = opened(tmp_path, modalities, path="a.jsonl", modality="audio")
