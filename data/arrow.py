@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ def _in_outline(column: Any) -> Any:
         return b"-"
     if pyarrow.types.is_struct(kind):
         return {field.name: _in_outline(column.field(field.name)) for field in kind}
+    if pyarrow.types.is_list(kind) and not pyarrow.types.is_primitive(kind.value_type):
+        inner = column.flatten()
+        return [_in_outline(inner.slice(i, 1)) for i in range(len(inner))]
     return value.as_py()
 
 
@@ -88,9 +92,20 @@ def _filled(column: Any) -> NDArray[np.bool_]:
 
 def _undecoded(table: Any) -> Any:
     for column, feature in table.features.items():
-        if hasattr(feature, "decode"):
-            table = table.cast_column(column, type(feature)(decode=False))
+        stored = _stored(feature)
+        if stored is not feature:
+            table = table.cast_column(column, stored)
     return table
+
+
+def _stored(feature: Any) -> Any:
+    """A column's kind without decoding; itself where there is nothing to decode."""
+    if hasattr(feature, "decode"):
+        return type(feature)(decode=False)
+    inner = getattr(feature, "feature", None)  # of a list
+    if inner is None or isinstance(inner, Mapping) or _stored(inner) is inner:
+        return feature
+    return type(feature)(_stored(inner))
 
 
 def open_parquet(paths: list[Path]) -> ArrowRecords:

@@ -110,7 +110,10 @@ def _role_and_text(turn: Any, name: str) -> tuple[str, str]:
     if isinstance(turn, Mapping):
         role, said = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if isinstance(said, list):  # parts, of which the text alone is said
-            said = "\n".join(str(p.get("text", "")) for p in said if isinstance(p, Mapping)).strip()
+            texts = [
+                p["text"] for p in said if isinstance(p, Mapping) and p.get("text") is not None
+            ]
+            said = "\n".join(map(str, texts)).strip()
         if isinstance(role, str) and isinstance(said, str):
             return role.lower(), said
     elif isinstance(turn, list | tuple) and len(turn) == 2:

@@ -255,6 +255,29 @@ def test_parquet(tmp_path, modalities):
         assert signal.shape == (3, 28, 28)
 
 
+def test_parquet_of_messages_and_lists_of_pictures(tmp_path, modalities):
+    """Parts of messages have all the fields of one another there, most of them empty."""
+    datasets = pytest.importorskip("datasets")
+    parts = [{"type": "image", "text": None}, {"type": "text", "text": "Same?"}]
+    said = [("user", parts), ("assistant", [{"type": "text", "text": "No."}])]
+    row = {
+        "images": [{"bytes": picture(i), "path": None} for i in range(2)],
+        "messages": [{"role": role, "content": content} for role, content in said],
+    }
+    part = {"type": datasets.Value("string"), "text": datasets.Value("string")}
+    message = {"role": datasets.Value("string"), "content": [part]}
+    features = {"images": datasets.Sequence(datasets.Image()), "messages": [message]}
+    table = datasets.Dataset.from_list([row], features=datasets.Features(features))
+    table.to_parquet(str(tmp_path / "a.parquet"))
+    made = opened(tmp_path, modalities, path="a.parquet", fields={"image": "images"})
+    (sample,) = only(made)
+    assert sample.turns == (("user", "Same?"), ("assistant", "No."))
+    assert [source.data for _, source in sample.media] == [picture(0), picture(1)]
+    short = outline(made.groups["image"], 0)
+    assert short.turns == sample.turns
+    assert [len(source.data) for _, source in short.media] == [1, 1]
+
+
 def test_parquet_with_records_that_have_no_picture(tmp_path, modalities):
     """Questions may be about none; a caption of none would be learned as a text of nothing."""
     datasets = pytest.importorskip("datasets")
