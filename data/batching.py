@@ -22,11 +22,16 @@ SIZE, PER_DEVICE = 128, 4
 class BatchSettings(Protocol):
     """What is looked at of a run's ``batch`` section."""
 
-    size: int
-    per_device: int | None
-    arrange: str
-    pack: bool
-    tokens: int | None
+    @property
+    def size(self) -> int: ...
+    @property
+    def per_device(self) -> int | None: ...
+    @property
+    def arrange(self) -> str: ...
+    @property
+    def pack(self) -> bool: ...
+    @property
+    def tokens(self) -> int | None: ...
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from onellm.data.faults import Faults, Skipped
 from onellm.data.loader import group_of
 from onellm.data.sample import Sample
 from onellm.data.tars import LISTING
-from onellm.errors import BadInput, ConfigError
+from onellm.errors import BadInput, ConfigError, plain_reason
 from onellm.modality import Modality
 from onellm.source import Blob, Source, source_name, suffix_of
 
@@ -100,7 +100,10 @@ def _one(
     group = group_of(sample)
     if group not in writers:
         writers[group] = _Shards(folder, group, megabytes * 1e6)
-    writers[group].write(members)
+    try:
+        writers[group].write(members)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({plain_reason(error)})") from error
 
 
 def _members(sample: Sample, modalities: Mapping[str, Modality]) -> tuple[Sample, dict[str, bytes]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,25 +13,21 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from onellm.config import StrictModel
-from onellm.data.faults import Faults
+from onellm.data.arrow import open_hub, open_parquet
+from onellm.data.faults import Faults, Lost, stop
 from onellm.data.lists import SampleList, WithoutMedia, by_target, joined, pieces_of
 from onellm.data.loader import group_of
 from onellm.data.order import Part
-from onellm.data.records import (
-    SUFFIXES,
-    Format,
-    Records,
-    open_hub,
-    open_parquet,
-    open_text,
-)
+from onellm.data.records import SUFFIXES, Format, Records, open_text
 from onellm.data.sample import Sample
 from onellm.data.streams import Shelf, is_address
 from onellm.data.tar_sets import open_tars
 from onellm.data.targets import Target
-from onellm.data.translate import Translator, check_declared
+from onellm.data.translate import DATA_TYPE, Translator, check_declared
+from onellm.data.turns import TEXTS
 from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
+from onellm.spelling import did_you_mean
 
 
 class Derived(StrictModel):
@@ -56,7 +53,7 @@ class DatasetConfig(StrictModel):
             as a list.
         name: in logs and weights; the file's name if left out.
         format: ``"auto"`` goes by the suffix; a folder is one of tar shards.
-        modality: of the media, for data that do not say.
+        modality: of the media, for data that do not say; ``"text"`` where there are none.
         media: folder that relative paths begin from; the file's own if left out.
         fields: our field → theirs, such as ``{caption: TEXT, question: problem}``.
         derive: fields made from others, such as the path of a depth map from its picture's.
@@ -123,6 +120,10 @@ class DatasetConfig(StrictModel):
         return self
 
 
+SHOWN = 20  # fields named in a message
+_TRIED = 1000  # records that are looked into for what all of them have
+
+
 class RecordSamples(SampleList):
     """The samples of a table of records.
 
@@ -130,6 +131,9 @@ class RecordSamples(SampleList):
         records: the table.
         translator: makes samples of records.
         rows: which records, by their number.
+
+    Attributes:
+        fields: a table's columns; of other records, those that were seen by :meth:`by_group`.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class RecordSamples(SampleList):
     ) -> None:
         self.records, self.translator = records, translator
         self.rows = np.arange(len(records)) if rows is None else rows
+        self.fields = dict.fromkeys(records.fields)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,13 +155,9 @@ class RecordSamples(SampleList):
         """The same samples, apart by the modalities of their media."""
         if not len(self.rows):
             return {}
-        if self.records.uniform:
-            # One record tells of all, if it can be read.
-            group = next(filter(None, map(self._group, self.rows.tolist())), "")
-            return {group or group_of(self.outline(0)): self}
         groups: dict[str, list[int]] = {}
-        for row in self.rows.tolist():
-            groups.setdefault(self._group(row), []).append(row)
+        for row, group in self._group_of_rows():
+            groups.setdefault(group, []).append(row)
         # Broken records go where most are: whoever draws one will hear of it, or take the next.
         broken = groups.pop("", [])
         if not groups:
@@ -168,11 +169,41 @@ class RecordSamples(SampleList):
             for group, rows in groups.items()
         }
 
+    def _group_of_rows(self) -> Iterator[tuple[int, str]]:
+        """Each row with its group, "" for a broken one.
+
+        In a table, one row tells of all that have something in the same cells.
+        """
+        tells = {"media", DATA_TYPE} & set(self.records.fields)  # by what they hold
+        alike_N = None if tells else self.records.alike
+        known: dict[int | None, str] = {-1: ""}
+        tried: Counter[int] = Counter()
+        for row in self.rows.tolist():
+            kind = None if alike_N is None else int(alike_N[row])
+            if kind in known:
+                yield row, known[kind]
+                continue
+            group = self._group(row)
+            yield row, group
+            if kind is not None:
+                tried[kind] += 1
+                if group or tried[kind] == _TRIED:
+                    known[kind] = group
+
     def _group(self, row: int) -> str:
         try:
-            return self.translator.group(self.records.outline(row))
+            record = self.records.outline(row)
+            self.fields.update(dict.fromkeys(record))
+            return self.translator.group(record)
         except BadInput:
             return ""
+
+    def account(self) -> str:
+        """What the fields of the first record that can be read are taken for."""
+        for row in self.rows[:_TRIED].tolist():
+            if self._group(row):
+                return self.translator.account(self.records.outline(row))
+        return "nothing"
 
 
 @dataclass
@@ -182,10 +213,12 @@ class Collection:
     Args:
         config: what was asked for.
         groups: its samples by the modalities of their media.
+        notes: what its fields are taken for, a line for each file and group.
     """
 
     config: DatasetConfig
     groups: dict[str, Sequence[Sample]]
+    notes: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -199,6 +232,7 @@ def open_dataset(
     shelf: Shelf,
     faults: Faults | None = None,
     only: str = "",
+    lost: Lost = stop,
 ) -> Collection:
     """Open a data set; text files are gone through once, media are left alone.
 
@@ -209,6 +243,7 @@ def open_dataset(
         faults: policy for samples whose texts targets are made of; the first broken one is an
             error if left out. Without targets a broken sample is told of when it is drawn.
         only: the modality of a run that has one alone, for tables that do not say.
+        lost: is told of a file that cannot be opened, which is then left out.
 
     Raises:
         BadInput: it is missing, empty or damaged.
@@ -217,19 +252,22 @@ def open_dataset(
     check_declared(config.modality, modalities)
     kind = config.kind
     if kind == "tar":
-        translator = _translator(config, modalities, Path())
-        groups = open_tars(
+        translator = _translator(config, modalities, Path(), only=only)
+        groups, notes = open_tars(
             *(config.paths, config.title, translator, shelf),
             modality=config.modality,
             nominal=config.shard_samples,
+            lost=lost,
         )
     else:
-        groups = _open_records(config, kind, modalities, shelf, only)
+        groups, notes = _open_records(config, kind, modalities, shelf, only, lost)
     if not any(map(len, groups.values())):
-        raise BadInput(config.paths[0], expected="samples", found="none")
+        if lost is stop:
+            raise BadInput(config.paths[0], expected="samples", found="none")
+        return Collection(config, {})
     if config.targets:
         groups = _with_targets(config, groups, modalities, faults or Faults())
-    return Collection(config, groups)
+    return Collection(config, groups, notes)
 
 
 def _translator(
@@ -256,30 +294,69 @@ def _open_records(
     kind: str,
     modalities: Mapping[str, Modality],
     shelf: Shelf,
-    only: str = "",
-) -> dict[str, Sequence[Sample]]:
-    folder = Path(config.media)
-    if kind == "hub":
-        tables: list[tuple[Records, Path]] = [
-            (open_hub(path, config.split), folder) for path in config.paths
-        ]
-    elif kind == "parquet":
-        files = [shelf.path(path) for path in config.paths]
-        tables = [(open_parquet(files), folder if config.media else files[0].parent)]
-    else:
-        tables = []
-        for path in config.paths:
-            file = shelf.path(path)
-            beside = Path() if is_address(path) else file.parent
-            tables.append((open_text(file, kind), folder if config.media else beside))
+    only: str,
+    lost: Lost,
+) -> tuple[dict[str, Sequence[Sample]], list[str]]:
+    """Samples by the modalities of their media, and what fields are taken for."""
+    # The files of a Parquet data set are one table.
+    files = [config.paths] if kind == "parquet" else [(path,) for path in config.paths]
     groups: dict[str, list[Sequence[Sample]]] = {}
-    for number, (table, beside) in enumerate(tables):
+    notes: list[str] = []
+    for number, paths in enumerate(files):
         # Rows are numbered by table, and an id names one sample of the data set.
         title = f"{config.title}/{number}" if number else config.title
-        samples = RecordSamples(table, _translator(config, modalities, beside, title, only))
-        for group, own in samples.by_group().items():
+        try:
+            table, beside = _open_table(paths, kind, config.split, shelf)
+            folder = Path(config.media) if config.media else beside
+            samples = RecordSamples(table, _translator(config, modalities, folder, title, only))
+            if table.fields:
+                _check_fields(config, samples.fields)
+            own_groups = samples.by_group()
+        except BadInput as error:
+            lost(error)
+            continue
+        _check_fields(config, samples.fields)
+        for group, own in own_groups.items():
             groups.setdefault(group, []).append(own)
-    return {group: joined(parts) for group, parts in groups.items()}
+            notes.append(f"{title}/{group}: {own.account()}")
+    return {group: joined(parts) for group, parts in groups.items()}, notes
+
+
+def _open_table(paths: Sequence[str], kind: str, split: str, shelf: Shelf) -> tuple[Records, Path]:
+    """Open a table; and the folder that relative paths in it begin from."""
+    if kind == "hub":
+        return open_hub(paths[0], split), Path()
+    files = [shelf.path(path, keep=True) for path in paths]
+    beside = Path() if is_address(paths[0]) else files[0].parent
+    return (open_parquet(files) if kind == "parquet" else open_text(files[0], kind)), beside
+
+
+def _check_fields(config: DatasetConfig, found: Mapping[str, None]) -> None:
+    """Refuse names of fields that no record has, and records without any text.
+
+    Raises:
+        ConfigError: naming the fields that there are.
+    """
+    if not found:  # an empty table, or one without a readable record
+        return
+    listed = f"{config.title}: found the fields {', '.join(list(found)[:SHOWN])}"
+    have = {*found, *config.fields}
+    for ours, theirs in config.fields.items():
+        if theirs not in found:
+            hint = did_you_mean(theirs, found)
+            raise ConfigError(f"data.datasets: fields: {ours}: no field {theirs!r}.{hint} {listed}")
+    for ours, derived in config.derive.items():
+        if derived.field not in have:
+            hint = did_you_mean(derived.field, found)
+            raise ConfigError(
+                f"data.datasets: derive: {ours}: no field {derived.field!r}.{hint} {listed}"
+            )
+    if not config.targets and not have & set(TEXTS):
+        titles = " The file's first line is to hold the titles." * (config.kind == "csv")
+        raise ConfigError(
+            f"data.datasets: {listed}; expected one of {', '.join(TEXTS)}. Name it: "
+            f"'fields: {{caption: FIELD}}'.{titles}"
+        )
 
 
 def _with_targets(

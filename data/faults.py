@@ -17,6 +17,14 @@ from onellm.errors import BadInput
 
 T = TypeVar("T")
 
+Lost = Callable[[BadInput], None]
+"""Is told of a file that cannot be opened; if it returns, the rest is opened without it."""
+
+
+def stop(error: BadInput) -> None:
+    """Stop at the first file that cannot be opened, as a run does."""
+    raise error
+
 
 class Skipped(Exception):  # a signal to the caller, not an error
     """A broken sample was counted and is to be passed over."""
@@ -64,6 +72,7 @@ class Faults:
         set_aside: how many of them :meth:`each` found. Their share was judged there, among the
             samples gone through, and does not count in that of the reads.
         found: the broken reads since :meth:`take`, in order.
+        names: under which processes have counted, beside those that the run's parts tell.
         last: the last of all.
     """
 
@@ -74,6 +83,7 @@ class Faults:
         self.by_file: Counter[str] = Counter()
         self.set_aside = 0
         self.found: list[Fault] = []
+        self.names: set[str] = set()
         self.last: Fault | None = None
 
     def add(self, faults: Sequence[Fault], reads: int) -> None:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from onellm.data.faults import Faults
 from onellm.data.sample import Sample
 from onellm.data.targets import retold, turns_for
+from onellm.errors import BadInput
+from onellm.source import source_name
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
@@ -53,6 +55,16 @@ def beyond(samples: Sequence[Sample], index: int) -> int:
 def pieces_of(samples: Sequence[Sample]) -> tuple[int, ...]:
     """Numbers of samples of the files that a list is made of; () if all are within reach."""
     return tuple(getattr(samples, "pieces", ()))
+
+
+def name_of(samples: Sequence[Sample], index: int) -> str:
+    """A sample's id and files, for error messages; its media are not read."""
+    try:
+        sample = outline(samples, index)
+    except BadInput as error:
+        return error.source
+    files = dict.fromkeys(source_name(source) for _, source in sample.media)
+    return f"{sample.id} ({', '.join(files)})" if files else sample.id
 
 
 class SampleList(Sequence[Sample]):

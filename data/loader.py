@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from onellm.data.faults import Fault, Faults
-from onellm.data.lists import beyond, outline
+from onellm.data.lists import beyond, name_of, outline
 from onellm.data.order import Draw, Order, stable_hash
 from onellm.data.plan import Layout, plan
 from onellm.data.prefetch import make_ahead, prefetch
 from onellm.data.sample import Sample
-from onellm.data.workers import in_processes
+from onellm.data.workers import PATIENCE, in_processes
 from onellm.errors import BadInput
 from onellm.modality import Modality
 from onellm.source import Source, file_key
@@ -171,7 +171,12 @@ class Loader:
         layout: how a step is laid out over passes; devices and samples of a pass are told to
             :meth:`steps`.
         medium_tokens: positions that a medium takes in the LLM, its tags included.
+
+    Attributes:
+        patience: seconds to wait for what a worker process reads; 0 waits for ever.
     """
+
+    patience = PATIENCE
 
     def __init__(
         self,
@@ -249,7 +254,11 @@ class Loader:
                 passes.append(len(step_plan))
                 yield from step_plan
 
-        batches = in_processes(self.example, jobs(), workers)
+        batches = in_processes(
+            *(self.example, jobs(), workers),
+            patience=self.patience,
+            name=lambda draw: name_of(self.parts[draw.part], draw.index),
+        )
         step: list[Batch] = []
         for batch in batches:
             step.append(batch)

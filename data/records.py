@@ -1,4 +1,4 @@
-"""Tables of records on disk: JSON, JSONL, CSV, Parquet, Hugging Face data sets.
+"""Tables of records in text files: JSON, JSONL, CSV.
 
 A record is a mapping from field to value. What it means is :mod:`onellm.data.translate`'s matter.
 Text files are gone through once for where their records begin; a record is parsed when it is asked
@@ -13,15 +13,17 @@ import json
 import mmap
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onellm.errors import BadInput, MissingExtra
+from onellm.errors import BadInput
 
 _LONGEST_ROW = 1 << 20  # bytes
+_BLOCK = 1 << 20
 
 Record = dict[str, Any]
 Format = Literal["auto", "json", "jsonl", "csv", "parquet", "hub", "tar"]
@@ -39,10 +41,13 @@ class Records(Protocol):
     """A table of records that are read when they are asked for.
 
     Attributes:
-        uniform: whether all records have the same fields, so that one tells of all.
+        fields: of all records, where a table has columns; () where each record has its own.
+        alike: (records,) where one record tells of others: those with one number have something in
+            the same fields, and those with -1 cannot be read; None where nobody knows.
     """
 
-    uniform: bool
+    fields: tuple[str, ...]
+    alike: NDArray[np.int32] | None
 
     def __len__(self) -> int:
         """Number of records."""
@@ -72,7 +77,8 @@ class TextRecords:
         path: the file; it is mapped into memory, not read.
         spans_N2: first byte of each record, and the one behind its last.
         parse: bytes of one record → record.
-        uniform: whether all records have the same fields.
+        fields: titles of the columns, where there are any.
+        alike: see :class:`Records`.
     """
 
     def __init__(
@@ -81,36 +87,59 @@ class TextRecords:
         spans_N2: NDArray[np.int64],
         parse: Callable[[bytes], Record],
         *,
-        uniform: bool = False,
+        fields: tuple[str, ...] = (),
+        alike: NDArray[np.int32] | None = None,
     ) -> None:
-        self.uniform = uniform
         self.path, self.spans_N2, self.parse = path, spans_N2, parse
+        self.fields, self.alike = fields, alike
         self._map: mmap.mmap | None = None
+        self._lines: list[int] = []
 
     def __len__(self) -> int:
         return len(self.spans_N2)
 
     def __getitem__(self, index: int) -> Record:
-        if self._map is None:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = self._mapped()
         begin, end = self.spans_N2[index].tolist()
         try:
-            record = self.parse(self._map[begin:end])
+            record = self.parse(data[begin:end])
         except (ValueError, csv.Error, RecursionError) as error:
-            raise BadInput(f"{self.path}, record {index}", **_unreadable(error)) from error
+            raise BadInput(self._place(index), **unreadable(error)) from error
         if not isinstance(record, dict):
             found = f"a {type(record).__name__}"
-            raise BadInput(f"{self.path}, record {index}", expected="an object", found=found)
+            raise BadInput(self._place(index), expected="an object", found=found)
         return record
+
+    def _mapped(self) -> mmap.mmap:
+        if self._map is None:
+            try:
+                with self.path.open("rb") as file:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # it was there when its records were counted
+                found = f"{getattr(error, 'strerror', None) or error}".lower()
+                raise BadInput(self.path, expected="the file of before", found=found) from error
+        return self._map
+
+    def _place(self, index: int) -> str:
+        """File, record and line, for error messages."""
+        data, begin = self._mapped(), int(self.spans_N2[index, 0])
+        if not self._lines:
+            blocks = (data[at : at + _BLOCK].count(b"\n") for at in range(0, len(data), _BLOCK))
+            self._lines = list(accumulate(blocks, initial=0))
+        block = begin // _BLOCK
+        line = self._lines[block] + data[block * _BLOCK : begin].count(b"\n") + 1
+        return f"{self.path}, record {index}, line {line}"
 
     outline = __getitem__  # files lie beside the table
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_map": None}  # each process maps the file itself
+        return vars(self) | {"_map": None, "_lines": []}  # each process maps the file itself
 
 
-def _unreadable(error: Exception) -> dict[str, str]:
+def unreadable(error: Exception) -> dict[str, str]:
+    """Expected and found, of a record that cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return {"expected": "a record in UTF-8", "found": f"{error}"}
     return {"expected": "a readable record", "found": f"{error}"}
 
 
@@ -133,9 +162,12 @@ def open_text(path: Path, kind: str) -> TextRecords:
         raise BadInput(path, expected=f"a {kind} file", found="an empty one")
     if kind == "csv":
         header, delimiter = _header(path, data)
-        row = partial(_row, header=header, delimiter=delimiter)
-        return TextRecords(path, _array(_csv_spans(path, data, delimiter)), row, uniform=True)
-    spans = _line_spans(data) if kind == "jsonl" else _element_spans(path, data)
+        rows = np.array(list(_csv_rows(path, data, delimiter, len(header))), dtype=np.int64)
+        rows_N3 = rows.reshape(-1, 3)
+        parse = partial(_row, header=header, delimiter=delimiter)
+        alike_N = rows_N3[:, 2].astype(np.int32)
+        return TextRecords(path, rows_N3[:, :2].copy(), parse, fields=tuple(header), alike=alike_N)
+    spans = _line_spans(path, data) if kind == "jsonl" else _element_spans(path, data)
     return TextRecords(path, _array(spans), json.loads)
 
 
@@ -143,12 +175,21 @@ def _array(spans: Iterator[tuple[int, int]]) -> NDArray[np.int64]:
     return np.array(list(spans), dtype=np.int64).reshape(-1, 2)
 
 
-def _line_spans(data: bytes) -> Iterator[tuple[int, int]]:
+def _line_spans(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
+    if data.lstrip()[:1] == b"[" and _is_list(data):
+        hint = "Set 'format' (--format json)."
+        raise BadInput(path, expected="an object on each line", found="a JSON list", hint=hint)
     begin = 0
     for line in io.BytesIO(data):
         if line.strip():
             yield begin, begin + len(line)
         begin += len(line)
+
+
+def _is_list(data: bytes) -> bool:
+    """Whether the first line is not a record of its own."""
+    first = data.lstrip().split(b"\n", 1)[0].rstrip()
+    return first == b"[" or first[:2] == b"[{"
 
 
 def _element_spans(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
@@ -159,7 +200,9 @@ def _element_spans(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
     shift = len(data) - len(text)
     decoder, at = json.JSONDecoder(), _skip(text, 0)
     if text[at : at + 1] != "[":
-        raise BadInput(path, expected="a JSON list of records", found=f"{text[at : at + 20]!r}")
+        line = "A file with an object on each line is JSONL: set 'format' (--format jsonl)."
+        found, hint = f"{text[at : at + 20]!r}", line if text[at : at + 1] == "{" else ""
+        raise BadInput(path, expected="a JSON list of records", found=found, hint=hint)
     at = _skip(text, at + 1)
     while text[at : at + 1] != "]":
         try:
@@ -183,21 +226,36 @@ def _skip(text: str, at: int) -> int:
 
 def _header(path: Path, data: bytes) -> tuple[list[str], str]:
     """Titles of a table's columns, and what separates them: a tab if there is one."""
-    first = data.split(b"\n", 1)[0].decode("utf-8-sig", "replace").rstrip("\r")
+    try:
+        first = data.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise BadInput(path, expected="a table in UTF-8", found=f"{error}") from error
     delimiter = "\t" if "\t" in first else ","
     try:
         titles = next(csv.reader([first], delimiter=delimiter))
     except csv.Error:  # line ends of a lone CR
         titles = []
+    expected = "a header line of two or more columns, separated by tabs or commas"
     if len(titles) < 2:
-        expected = "a header line of two or more columns, separated by tabs or commas"
-        raise BadInput(path, expected=expected, found=repr(first[:60]))
+        other = next((mark for mark in ";|" if mark in first), "")
+        hint = f"Columns separated by {other!r} are not read: save the table with tabs." * bool(
+            other
+        )
+        raise BadInput(path, expected=expected, found=repr(first[:60]), hint=hint)
+    if len(set(titles)) < len(titles):
+        twice = next(title for title in titles if titles.count(title) > 1)
+        raise BadInput(path, expected=expected, found=f"two columns with the title {twice!r}")
     return titles, delimiter
 
 
-def _csv_spans(path: Path, data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
-    """Rows of a table; a quoted cell may hold line ends."""
-    at = 0
+def _csv_rows(
+    path: Path, data: bytes, delimiter: str, columns: int
+) -> Iterator[tuple[int, int, int]]:
+    """Begin and end of a table's rows, and a number for which of their cells hold something.
+
+    A quoted cell may hold line ends. Rows of another number of cells have the number -1.
+    """
+    at, kinds = 0, {(True,) * columns: 0}
 
     def lines() -> Iterator[str]:
         nonlocal at
@@ -213,7 +271,9 @@ def _csv_spans(path: Path, data: bytes, delimiter: str) -> Iterator[tuple[int, i
             if at - begin > _LONGEST_ROW:
                 raise csv.Error(f"more than {_LONGEST_ROW:,} bytes")
             if cells:
-                yield begin, at
+                filled = tuple(map(bool, cells))
+                right = len(cells) == columns
+                yield begin, at, kinds.setdefault(filled, len(kinds)) if right else -1
             begin = at
     except csv.Error as error:
         found = f"{error} in the row that begins at line {data[:begin].count(10) + 1}"
@@ -224,113 +284,6 @@ def _csv_spans(path: Path, data: bytes, delimiter: str) -> Iterator[tuple[int, i
 def _row(line: bytes, header: list[str], delimiter: str) -> Record:
     cells = next(csv.reader(io.StringIO(line.decode("utf-8"), newline=""), delimiter=delimiter))
     if len(cells) != len(header):
-        raise ValueError(f"{len(cells)} cells under {len(header)} titles")
+        mark = "tabs" if delimiter == "\t" else "commas, which a cell may hold in quotation marks"
+        raise ValueError(f"{len(cells)} cells under {len(header)} titles, separated by {mark}")
     return dict(zip(header, cells, strict=True))
-
-
-class ArrowRecords:
-    """Records of Parquet files, or of a data set on the Hugging Face Hub, through ``datasets``.
-
-    Media stay as they are stored (bytes or paths); our own readers decode them.
-
-    Args:
-        table: a ``datasets.Dataset``.
-        name: for error messages.
-    """
-
-    def __init__(self, table: Any, name: str) -> None:
-        self.table, self.name = _undecoded(table), name
-        self.rows = self.table.with_format("arrow")
-        # Where a cell may be empty, records differ in what they have.
-        self.uniform = not any(column.null_count for column in self.table.data.columns)
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Record:
-        try:
-            return dict(self.table[int(index)])
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{self.name}, record {index}", **_unreadable(error)) from error
-
-    def outline(self, index: int) -> Record:
-        """A record whose bytes are not copied out of the table."""
-        try:
-            row = self.rows[int(index)]
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{self.name}, record {index}", **_unreadable(error)) from error
-        return {name: _in_outline(row[name].combine_chunks()) for name in row.column_names}
-
-
-def _in_outline(column: Any) -> Any:
-    """The value of a column of one row, with ``b"-"`` in place of bytes."""
-    import pyarrow
-
-    kind, value = column.type, column[0]
-    if not value.is_valid:
-        return None
-    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
-        return b"-"
-    if pyarrow.types.is_struct(kind):
-        return {field.name: _in_outline(column.field(field.name)) for field in kind}
-    return value.as_py()
-
-
-def _undecoded(table: Any) -> Any:
-    for column, feature in table.features.items():
-        if hasattr(feature, "decode"):
-            table = table.cast_column(column, type(feature)(decode=False))
-    return table
-
-
-def open_parquet(paths: list[Path]) -> ArrowRecords:
-    """Open Parquet files as one table.
-
-    Raises:
-        MissingExtra: ``datasets`` is not installed.
-        BadInput: a file is missing or not Parquet.
-    """
-    hub = _datasets()
-    for path in paths:
-        if not path.is_file():
-            raise BadInput(path, expected="a Parquet file", found="no such file")
-    names = [str(path) for path in paths]
-    try:
-        table = hub.Dataset.from_parquet(names)
-    except Exception as error:  # pyarrow's and the builder's own kinds
-        raise BadInput(names[0], expected="a Parquet file", found=f"{error}") from error
-    return ArrowRecords(table, names[0])
-
-
-def open_hub(name: str, split: str) -> ArrowRecords:
-    """Open a data set of the Hugging Face Hub, or a folder that ``datasets`` saved.
-
-    Args:
-        name: ``owner/name``, ``owner/name:config``, or a folder.
-        split: such as ``"train"``.
-
-    Raises:
-        MissingExtra: ``datasets`` is not installed.
-        BadInput: there is no such data set or split, or the network is away.
-    """
-    hub = _datasets()
-    path, _, config = name.partition(":")
-    try:
-        if (Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file():
-            table = hub.load_from_disk(path)
-            table = table[split] if isinstance(table, dict) else table
-        else:
-            table = hub.load_dataset(path, config or None, split=split)
-    except Exception as error:  # the hub's, the network's and the builder's own kinds
-        expected = f"a data set with the split {split!r}"
-        raise BadInput(name, expected=expected, found=f"{error}") from error
-    return ArrowRecords(table, name)
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtra("datasets", "datasets") from error
-    datasets.disable_progress_bars()
-    return datasets

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from onellm.data.faults import Faults
+from onellm.data.faults import Faults, Lost, stop
 from onellm.data.lists import SampleList
 from onellm.data.sample import Sample
 from onellm.data.tars import Shard, read_meta
@@ -47,6 +47,7 @@ def read_folder(
     modalities: Mapping[str, Modality],
     names: Iterable[str] | None = None,
     faults: Faults | None = None,
+    lost: Lost = stop,
 ) -> dict[str, Sequence[Sample]]:
     """Find the samples of a split, media still encoded as in their files.
 
@@ -56,6 +57,7 @@ def read_folder(
         modalities: known modalities by name.
         names: which to read; None reads every known modality that the folder has.
         faults: policy for broken samples; the first is an error if left out.
+        lost: is told of a shard that cannot be opened, which is then left out.
 
     Returns:
         samples by modality name, in the order of the shards.
@@ -72,7 +74,13 @@ def read_folder(
             expected=", ".join(f"{n}-{split}.tar" for n in missing or modalities),
             found=", ".join(path.name for path in shards.values()),
         )
-    return {name: read_shard(shards[name], modalities[name], faults) for name in wanted}
+    found: dict[str, Sequence[Sample]] = {}
+    for name in wanted:
+        try:
+            found[name] = read_shard(shards[name], modalities[name], faults)
+        except BadInput as error:
+            lost(error)
+    return found
 
 
 class ShardSamples(SampleList):

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
-import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from stat import S_ISREG
+from typing import TypeVar
 from urllib.parse import urlparse
 
+from onellm.data.fetching import FETCHABLE, FetchConfig, OutOfReach, fetch
 from onellm.data.tars import LISTING
-from onellm.errors import BadInput
+from onellm.errors import BadInput, ConfigError
 
-_BLOCK = 1 << 20
+T = TypeVar("T")
+
+KEPT = "kept"
+_ROUNDS = 10
 
 
 def is_address(path: str) -> bool:
@@ -37,18 +45,26 @@ def find_shards(paths: Iterable[str]) -> list[str]:
 
     found: list[str] = []
     for path in paths:
+        own: list[str] = []
         for one in [path] if path.startswith("pipe:") and "{" not in path else braceexpand(path):
             if is_address(one):
-                found.append(one)
+                own.append(one)
             elif Path(one).is_dir():
-                found += sorted(map(str, Path(one).glob("*.tar")))
+                own += sorted(map(str, Path(one).glob("*.tar")))
             elif any(c in one for c in "*?["):
-                found += sorted(str(p) for p in Path(one).parent.glob(Path(one).name))
+                own += sorted(str(p) for p in Path(one).parent.glob(Path(one).name))
             else:
-                found.append(one)
-        if not found:
-            raise BadInput(path, expected="tar files", found="none")
+                own.append(one)
+        if not own:
+            raise BadInput(path, expected="tar files", found=_instead(Path(path)))
+        found += own
     return found
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without tars holds."""
+    names = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else []
+    return ", ".join(names) or ("an empty folder" if folder.is_dir() else "none")
 
 
 def listed_sizes(shards: Iterable[str], shelf: Shelf) -> dict[str, int]:
@@ -73,7 +89,9 @@ def listed_sizes(shards: Iterable[str], shelf: Shelf) -> dict[str, int]:
 
 def _listing(place: str, shelf: Shelf) -> dict[str, int]:
     try:
-        text = shelf.path(place).read_text(encoding="utf-8")
+        text = shelf.read(place, partial(Path.read_text, encoding="utf-8"))
+    except OutOfReach:  # there may well be one
+        raise
     except (BadInput, OSError):
         return {}
     try:
@@ -82,59 +100,79 @@ def _listing(place: str, shelf: Shelf) -> dict[str, int]:
         raise BadInput(place, expected="a listing of shards", found=f"{error!r}") from error
 
 
-_CURL = {
-    6: "no such host",
-    7: "no connection",
-    18: "it was cut off",
-    22: "the server refused it: no such file, or no right to it",
-    28: "the time ran out",
-    60: "the server's certificate is not trusted",
-}
-
-
-def _reason(place: str, error: Exception) -> str:
-    """Why a file could not be fetched, in words; the tools tell an exit code among much else."""
-    match = re.search(r"exit (\d+)", str(error))
-    if match is None:
-        return f"{error}"
-    code = int(match.group(1))
-    if re.match(r"https?:|ftps:|sftp:|scp:", place):
-        return _CURL.get(code, f"curl ended with code {code}")
-    return f"its command ended with code {code}"
-
-
 class Shelf:
     """A folder for fetched files, shared by the processes of a machine.
 
     Args:
         folder: made when the first file is fetched.
         gigabytes: 10^9 bytes; the files used longest ago make room for new ones.
+        fetching: tries and patience.
     """
 
-    def __init__(self, folder: str | Path, gigabytes: float = 100.0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        gigabytes: float = 100.0,
+        fetching: FetchConfig | None = None,
+    ) -> None:
         self.folder, self.bytes = Path(folder), gigabytes * 1e9
+        self.fetching = fetching or FetchConfig()
 
-    def path(self, place: str) -> Path:
+    def read(self, place: str, read: Callable[[Path], T]) -> T:
+        """What is read from a file, which is fetched if it is not there.
+
+        Args:
+            place: a path or an address.
+            read: opens the file of a path. Another process may need the file's room at any time;
+                what is open can still be read.
+
+        Raises:
+            BadInput: it cannot be fetched, or ``read`` refuses it.
+            ConfigError: the folder cannot be used.
+        """
+        if not is_address(place):
+            return read(Path(place))
+        for _ in range(_ROUNDS):
+            path = self.path(place)
+            try:
+                return read(path)
+            except FileNotFoundError:
+                continue  # another process took its room between the two lines above
+            except BadInput as error:
+                if error.found == "no such file":
+                    continue
+                hint = f"Fetched to {path}: remove that if it has been mended since. {error.hint}"
+                raise BadInput(
+                    place, expected=error.expected, found=error.found, hint=hint.strip()
+                ) from error
+        raise ConfigError(
+            f"data.shelf: {self.folder}: expected room for the shards that are being read; found "
+            f"other processes taking it away ({_ROUNDS} times for {place}). Raise "
+            f"data.shelf_gigabytes, which is {self.bytes / 1e9:g}."
+        )
+
+    def path(self, place: str, *, keep: bool = False) -> Path:
         """A local file for a path or address, fetched if it is not there yet.
+
+        Args:
+            place: a path or an address.
+            keep: it does not make room for others; for what is read all through a run.
 
         Raises:
             BadInput: it cannot be fetched.
+            ConfigError: the folder cannot be used.
         """
         if not is_address(place):
             return Path(place)
         # Not the whole address, which may hold a key that should not stand in a file name.
         name = Path(urlparse(place).path).name if not place.startswith("pipe:") else ""
-        digest = hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
-        file = self.folder / f"{digest}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[-60:]}"
-        if not file.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / f".{digest}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches, the others wait for it
-                if not file.is_file():
-                    self._fetch(place, file)
-                    self._make_room(file)
-        now = time.time_ns()  # finer than what the system takes for now
-        os.utime(file, ns=(now, now))
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-60:]
+        folder = self.folder / KEPT if keep else self.folder
+        file = folder / f"{_digest(place)}-{name}"
+        if not _touched(file):
+            with self._usable():
+                folder.mkdir(parents=True, exist_ok=True)
+                self._fetched(place, file)
         return file
 
     def count(self, place: str, count: Callable[[Path], int]) -> int:
@@ -146,47 +184,108 @@ class Shelf:
 
         Raises:
             BadInput: it cannot be fetched, or ``count`` refuses it.
+            ConfigError: the folder cannot be used.
         """
-        digest = hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note = self.folder / f".{digest}.count"
-        with (self.folder / f".{digest}.counting").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                return int(note.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                found = count(self.path(place))
-            temporary = note.with_suffix(".tmp")
-            temporary.write_text(str(found), encoding="utf-8")
-            temporary.replace(note)
+        note = self.folder / f".{_digest(place)}.count"
+        with self._usable():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(note.with_suffix(".counting")):
+                try:
+                    return int(note.read_text(encoding="utf-8"))
+                except (OSError, ValueError):
+                    found = self.read(place, count)
+                temporary = note.with_suffix(".tmp")
+                temporary.write_text(str(found), encoding="utf-8")
+                temporary.replace(note)
         return found
 
-    def _fetch(self, place: str, file: Path) -> None:
-        from webdataset.gopen import gopen, gopen_schemes
-
-        opened = place
-        if place.startswith("s3://") and "s3" not in gopen_schemes:
-            opened = f"pipe:aws s3 cp {shlex.quote(place)} -"
-        temporary = file.with_name(f".{file.name}.tmp")
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Say of an error of the file system that it is the shelf's, and what to do."""
         try:
-            with gopen(opened, "rb", bufsize=_BLOCK) as stream, temporary.open("wb") as out:
-                while block := stream.read(_BLOCK):
-                    out.write(block)
-        except Exception as error:  # curl's and the cloud tools' own kinds
-            temporary.unlink(missing_ok=True)
-            found, expected = _reason(place, error), "a file that can be fetched"
-            raise BadInput(place, expected=expected, found=found) from error
-        if not temporary.stat().st_size:
-            temporary.unlink()
-            raise BadInput(place, expected="a file that can be fetched", found="nothing")
-        temporary.replace(file)
+            yield
+        except OSError as error:
+            where = f"data.shelf: {self.folder}: expected a folder that can be written"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ConfigError(
+                    f"{where}; found the disk full. Free some of it, lower data.shelf_gigabytes "
+                    f"({self.bytes / 1e9:g}), or set data.shelf to a folder on a larger disk."
+                ) from error
+            reason = error.strerror or f"{error}"
+            raise ConfigError(
+                f"{where}; found: {reason.lower()}. Set data.shelf to another folder."
+            ) from error
 
-    def _make_room(self, newest: Path) -> None:
-        files = [p for p in self.folder.iterdir() if not p.name.startswith(".") and p != newest]
-        facts = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in files)
-        excess = sum(size for _, size, _ in facts) + newest.stat().st_size - self.bytes
-        for _, size, path in facts:
+    def _fetched(self, place: str, file: Path) -> None:
+        """Fetch a file, unless another process has done so meanwhile, or has failed to."""
+        began = time.time_ns()
+        failed = self.folder / f".{_digest(place)}.failed"
+        with _locked(self.folder / f".{_digest(place)}.lock"):  # the others wait for the first
+            if _touched(file):
+                return
+            _raise_later_than(failed, place, began)
+            temporary = file.with_name(f".{file.name}.tmp")
+            try:
+                fetch(place, temporary, self.fetching)
+            except BadInput as error:
+                temporary.unlink(missing_ok=True)
+                passing = isinstance(error, OutOfReach)
+                failed.write_text(json.dumps([passing, error.found]), encoding="utf-8")
+                raise
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            failed.unlink(missing_ok=True)
+            size = temporary.stat().st_size
+            temporary.replace(file)
+            if file.parent == self.folder:
+                self._make_room(file, size)
+
+    def _make_room(self, newest: Path, size: int) -> None:
+        facts = []
+        for path in self.folder.iterdir():
+            if path.name.startswith(".") or path == newest:
+                continue
+            with suppress(FileNotFoundError):  # others make room, too
+                facts.append((path.stat(), path))
+        files = sorted((f.st_mtime_ns, f.st_size, p) for f, p in facts if S_ISREG(f.st_mode))
+        excess = size + sum(size for _, size, _ in files) - self.bytes
+        for _, size, path in files:
             if excess <= 0:
                 return
             path.unlink(missing_ok=True)  # whoever has it open can still read it
             excess -= size
+
+
+def _digest(place: str) -> str:
+    return hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
+
+
+def _touched(file: Path) -> bool:
+    """Whether a file is there; it is now the one used last."""
+    now = time.time_ns()  # finer than what the system takes for now
+    try:
+        os.utime(file, ns=(now, now))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # of another user, or on a disk that cannot be written: it can be read
+        return file.is_file()
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _raise_later_than(note: Path, place: str, began: int) -> None:
+    """Pass on a failure from the time in which this process waited.
+
+    Otherwise each of the many processes of a machine would go through all tries, one by one.
+    """
+    with suppress(FileNotFoundError):
+        if note.stat().st_mtime_ns >= began:
+            passing, found = json.loads(note.read_text(encoding="utf-8"))
+            raise (OutOfReach if passing else BadInput)(place, expected=FETCHABLE, found=found)

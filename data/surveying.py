@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from onellm.data.lists import outline
+from onellm.data.lists import name_of, outline
 from onellm.data.loader import Encode, medium_key
 from onellm.data.sample import Sample
 from onellm.data.workers import in_processes
@@ -187,8 +187,7 @@ class Surveyor:
                 try:
                     self.reading.modalities[name].load(source)
                 except BadInput as error:
-                    kind = "missing" if error.found == "no such file" else "broken"
-                    self._seen[key] = f"{kind}|{error}"
+                    self._seen[key] = f"{_kind_of(error)}|{error}"
             kind, _, message = self._seen[key].partition("|")
             if kind:
                 yield Fault(kind, sample.id, message)
@@ -220,8 +219,16 @@ class Surveyor:
         if not workers:
             yield from map(self.look, places)
             return
-        for looks in in_processes(self.look, _batches(places), workers):
+
+        def name(place: tuple[int, int]) -> str:
+            return name_of(self.parts[place[0]], place[1])
+
+        for looks in in_processes(self.look, _batches(places), workers, name=name):
             yield from looks
+
+
+def _kind_of(error: BadInput) -> str:
+    return "missing" if error.found == "no such file" else "broken"
 
 
 def _batches(places: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -247,6 +254,7 @@ class Survey:
         tokens: positions of each sample, by modalities.
         learned: supervised tokens of each sample, by modalities.
         faults: all of them, in order.
+        unopened: files that could not be opened.
     """
 
     names: Sequence[str]
@@ -256,6 +264,7 @@ class Survey:
     tokens: dict[str, list[int]] = field(default_factory=dict)
     learned: dict[str, list[int]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    unopened: list[Fault] = field(default_factory=list)
 
     def add(self, look: Look) -> None:
         """Count one look."""
@@ -283,10 +292,18 @@ class Survey:
         self.faulty[LEFT_OUT, group, "broken"] += 1
         self.faults.append(Fault("broken", file, message))
 
+    def add_unopened(self, error: BadInput) -> None:
+        """Count a file that could not be opened, of which nobody knows how many samples it has.
+
+        Args:
+            error: what was wrong with it.
+        """
+        self.unopened.append(Fault(_kind_of(error), error.source, f"{error}"))
+
     @property
     def usable(self) -> bool:
         """Whether every sample can be trained on."""
-        return all(fault.kind == "too long" for fault in self.faults)
+        return not self.unopened and all(fault.kind == "too long" for fault in self.faults)
 
     def rows(self) -> list[list[str]]:
         """List, modalities, samples, and how many have each kind of fault."""

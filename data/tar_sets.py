@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from onellm.data.faults import Lost, stop
 from onellm.data.lists import joined, outline
 from onellm.data.loader import group_of
 from onellm.data.sample import Sample
@@ -24,7 +25,8 @@ def open_tars(
     *,
     modality: str = "",
     nominal: int = 0,
-) -> dict[str, Sequence[Sample]]:
+    lost: Lost = stop,
+) -> tuple[dict[str, Sequence[Sample]], list[str]]:
     """Open shards; each holds samples of one set of modalities.
 
     Args:
@@ -34,12 +36,13 @@ def open_tars(
         shelf: fetches addresses.
         modality: of all media; "" goes by names and members.
         nominal: about how many samples a shard under an address has, if its number is not known.
+        lost: is told of a shard that cannot be opened, which is then left out.
 
     Returns:
-        samples by the modalities of their media.
+        samples by the modalities of their media, and what members are taken for.
 
     Raises:
-        BadInput: a shard is missing or damaged, or cannot be fetched.
+        BadInput: a shard is missing or damaged, or cannot be fetched; by ``lost``.
     """
     shards = find_shards(paths)
     sizes = listed_sizes(shards, shelf)
@@ -47,31 +50,38 @@ def open_tars(
 
     def samples(own: list[str], modality: str) -> TarSamples:
         declared = modality if modality in translator.modalities else ""
-        return TarSamples(own, sizes, title, translator, declared, shelf.path, nominal=nominal)
+        return TarSamples(own, sizes, title, translator, declared, shelf.read, nominal=nominal)
+
+    def group_of_shard(shard: str) -> tuple[str, bool]:
+        """Modalities of a shard, and whether its name or the data set tells them."""
+        far = is_address(shard)
+        if shard not in sizes and not (far and nominal):  # what is at hand is counted
+            count = shelf.count if far else shelf.read
+            sizes[shard] = count(shard, lambda path: len(index_tar(path)))
+        group = modality or group_in_name(shard, translator.modalities)
+        if group:
+            return group, True
+        # Of shards on a disk each is looked into. To fetch all of a folder for that would take
+        # hours: its first tells of them all, and a sample that differs is refused when it is drawn.
+        folder = shard.rpartition("/")[0] if far else shard
+        if folder not in inside:
+            inside[folder] = _group_inside(samples([shard], ""))
+        return inside[folder], False
 
     lists: dict[tuple[str, bool], list[str]] = {}
     for shard in shards:
-        if shard not in sizes and is_address(shard) and not nominal:
-            sizes[shard] = shelf.count(shard, lambda path: len(index_tar(path)))
-        elif shard not in sizes and not is_address(shard) and nominal:
-            sizes[shard] = len(index_tar(Path(shard)))  # what is at hand is counted
-        group = modality or group_in_name(shard, translator.modalities)
-        if group:
-            lists.setdefault((group, True), []).append(shard)
-            continue
-        # Of shards on a disk each is looked into. To fetch all of a folder for that would take
-        # hours: its first tells of them all, and a sample that differs is refused when it is drawn.
-        folder = shard.rpartition("/")[0] if is_address(shard) else shard
-        if folder not in inside:
-            first = samples([shard], "")
-            if not is_address(shard):
-                sizes[shard] = len(first)
-            inside[folder] = _group_inside(first)
-        lists.setdefault((inside[folder], False), []).append(shard)
+        try:
+            lists.setdefault(group_of_shard(shard), []).append(shard)
+        except BadInput as error:
+            lost(error)
     groups: dict[str, list[Sequence[Sample]]] = {}
+    notes: list[str] = []
     for (group, named), own in lists.items():
-        groups.setdefault(group, []).append(samples(own, group if named else ""))
-    return {group: joined(parts) for group, parts in groups.items()}
+        found = samples(own, group if named else "")
+        groups.setdefault(group, []).append(found)
+        if not is_address(own[0]):  # nothing is fetched for it
+            notes.append(f"{title}/{group}: {found.account()}")
+    return {group: joined(parts) for group, parts in groups.items()}, notes
 
 
 def group_in_name(shard: str, modalities: Mapping[str, Modality]) -> str:

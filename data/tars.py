@@ -13,20 +13,22 @@ import tarfile
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from onellm.data.lists import SampleList
+from onellm.data.locate import check_listed
 from onellm.data.sample import Sample
-from onellm.data.translate import Translator, check_listed
+from onellm.data.translate import Translator
 from onellm.errors import BadInput
-from onellm.modality import Modality
 from onellm.source import Blob, Source
 
 LISTING = "shards.json"
 _TEXTS = ("json", "txt")
+_TRIED = 100  # samples that are looked into for what all of them have
 _OPEN = 16  # shards whose places are kept in memory, and whose files are kept open
 
 Member = tuple[int, int]
@@ -52,19 +54,30 @@ def index_tar(path: Path) -> list[Entry]:
     Raises:
         BadInput: missing, compressed, damaged, cut off, empty, or with one key in two places.
     """
-    if not path.is_file():
-        raise BadInput(path, expected="a tar file", found="no such file")
+    return Shard(path).entries
+
+
+def _index(path: Path, descriptor: int) -> list[Entry]:
     entries: list[Entry] = []
     try:
-        with tarfile.open(path, "r:") as tar:
-            _check_end(path)
+        with (
+            os.fdopen(os.dup(descriptor), "rb") as stream,
+            tarfile.open(fileobj=stream, mode="r:") as tar,
+        ):
+            _check_end(path, stream)
             for member in tar:
                 if member.isfile():
-                    _put(entries, member)
+                    _put(path, entries, member)
+                elif member.islnk() or member.issym():  # as tar writes a file's second name
+                    found = f"the link {member.name!r}"
+                    hint = "Write the tar with --hard-dereference or -h."
+                    raise BadInput(path, expected="files", found=found, hint=hint)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        hint = "Compressed tars cannot be read at any place: unpack them." if _packed(path) else ""
+        head = os.pread(descriptor, 16, 0)
+        hint = "Compressed tars cannot be read at any place: unpack them." if _packed(head) else ""
         expected = "a readable tar file"
-        raise BadInput(path, expected=expected, found=f"{error}", hint=hint) from error
+        found = getattr(error, "strerror", None) or f"{error}; it begins with {head!r}"
+        raise BadInput(path, expected=expected, found=found, hint=hint) from error
     if not entries:
         raise BadInput(path, expected="a tar of samples", found="no sample in it")
     key, times = Counter(entry.key for entry in entries).most_common(1)[0]
@@ -74,7 +87,7 @@ def index_tar(path: Path) -> list[Entry]:
     return entries
 
 
-def _put(entries: list[Entry], member: tarfile.TarInfo) -> None:
+def _put(path: Path, entries: list[Entry], member: tarfile.TarInfo) -> None:
     folder, _, file = member.name.rpartition("/")
     stem, dot, suffix = file.partition(".")
     if not dot or not stem:  # notes of the author, hidden files
@@ -83,21 +96,22 @@ def _put(entries: list[Entry], member: tarfile.TarInfo) -> None:
     if not entries or entries[-1].key != key:
         entries.append(Entry(key, {}))
     members: Any = entries[-1].members
+    if suffix.lower() in members:
+        found = f"{member.name!r} twice"
+        raise BadInput(path, expected="members of a sample with different suffixes", found=found)
     members[suffix.lower()] = (member.offset_data, member.size)
 
 
-def _packed(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+def _packed(head: bytes) -> bool:
+    return head[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 
 
-def _check_end(path: Path) -> None:
+def _check_end(path: Path, stream: BinaryIO) -> None:
     """Find a tar that was cut off between two members, which reads like a shorter one."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 1024))
-        if file.read().strip(b"\0"):  # every tar ends with two blocks of zeros
-            found = "one without its end mark: it is cut off"
-            raise BadInput(path, expected="a readable tar file", found=found)
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1024))
+    if stream.read().strip(b"\0"):  # every tar ends with two blocks of zeros
+        found = "one without its end mark: it is cut off"
+        raise BadInput(path, expected="a readable tar file", found=found)
 
 
 class Shard:
@@ -108,14 +122,21 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
-        self.__setstate__((path, index_tar(path)))
+        self.__setstate__((path, []))
+        # The same open file: another process may take this one's room on the shelf.
+        self.entries = _index(path, self._file)
 
     def __getstate__(self) -> tuple[Path, list[Entry]]:
         return self.path, self.entries  # each process opens the file itself
 
     def __setstate__(self, state: tuple[Path, list[Entry]]) -> None:
         self.path, self.entries = state
-        self._file: int = os.open(self.path, os.O_RDONLY)
+        try:
+            self._file: int = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            found = "no such file" if gone else f"an unreadable file ({error.strerror})"
+            raise BadInput(self.path, expected="a tar file", found=found) from error
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -129,11 +150,20 @@ class Shard:
             media: false leaves all members but the texts empty.
         """
         entry = self.entries[index]
-        files = {
-            suffix: os.pread(self._file, size, start) if media or suffix in _TEXTS else b""
-            for suffix, (start, size) in entry.members.items()
-        }
+        try:
+            files = {
+                suffix: os.pread(self._file, size, start) if media or suffix in _TEXTS else b""
+                for suffix, (start, size) in entry.members.items()
+            }
+        except OSError as error:  # a disk, or the network in front of one, that fails
+            found = f"an unreadable file ({error.strerror})"
+            expected = "a member of a tar"
+            raise BadInput(f"{self.path}/{entry.key}", expected=expected, found=found) from error
         return entry.key, files
+
+
+def _at_hand(place: str, read: Callable[[Path], Shard]) -> Shard:
+    return read(Path(place))
 
 
 class TarSamples(SampleList):
@@ -145,7 +175,7 @@ class TarSamples(SampleList):
         name: of the data set; begins the samples' ids.
         translator: knows the modalities, and what the fields of ``.json`` members mean.
         modality: of the media, where the members do not tell; "" leaves it to them.
-        fetch: path or address → path of a file.
+        fetch: (path or address, what opens the path of a file) → the open shard.
         nominal: taken for the number of samples of shards that are not in ``sizes``, which then
             need not be read; 0 counts them.
     """
@@ -157,14 +187,14 @@ class TarSamples(SampleList):
         name: str,
         translator: Translator,
         modality: str = "",
-        fetch: Callable[[str], Path] = Path,
+        fetch: Callable[[str, Callable[[Path], Shard]], Shard] = _at_hand,
         *,
         nominal: int = 0,
     ) -> None:
         self.shards, self.name, self.translator = list(shards), name, translator
         self.modality, self.fetch = modality, fetch
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._lost: dict[int, BadInput] = {}  # not tried again: fetching may take a minute to fail
+        self._lost: dict[int, BadInput] = {}  # not tried again: each took all tries to fail
         self._exact = [not nominal or s in sizes for s in self.shards]
         self.sizes = [
             sizes[s] if s in sizes else nominal or len(self._shard(n).entries)
@@ -203,7 +233,7 @@ class TarSamples(SampleList):
         return self._open[number]
 
     def _opened(self, number: int) -> Shard:
-        shard = Shard(self.fetch(self.shards[number]))
+        shard = self.fetch(self.shards[number], Shard)
         wanted = self.sizes[number] if hasattr(self, "sizes") else len(shard.entries)
         if self._exact[number] and len(shard.entries) != wanted:
             raise BadInput(
@@ -215,18 +245,33 @@ class TarSamples(SampleList):
         return shard
 
     def _read(self, index: int, *, whole: bool) -> Sample:
+        # The whole path: shards of several folders often have the same names.
+        place, files = self._files(index, whole=whole)
+        return self._sample(f"{self.name}/{place}", place, files)
+
+    def _files(self, index: int, *, whole: bool) -> tuple[str, dict[str, bytes]]:
+        """Shard and key of a sample, and its members."""
         number = bisect_right(self._ends, index)
         place = index - (self._ends[number] - self.sizes[number])
-        opened, shard = self._shard(number), self.shards[number]
+        opened = self._shard(number)
         key, files = opened.read(place % len(opened.entries), media=whole)
-        # The whole path: shards of several folders often have the same names.
-        return self._sample(f"{self.name}/{shard}/{key}", f"{shard}/{key}", files)
+        return f"{self.shards[number]}/{key}", files
+
+    def account(self) -> str:
+        """What the members of the first sample that can be read are taken for."""
+        for index in range(min(len(self), _TRIED)):
+            with suppress(BadInput):
+                _, files = self._files(index, whole=False)
+                return _account(self.outline(index), list(files))
+        return "nothing"
 
     def _sample(self, name: str, place: str, files: dict[str, bytes]) -> Sample:
         record = read_meta(f"{place}.json", files.pop("json")) if "json" in files else {}
         caption = files.pop("txt", None)
         if caption is not None:
-            record.setdefault("caption", caption.decode("utf-8", "replace").strip())
+            record.setdefault("caption", _decoded(f"{place}.txt", caption).strip())
+        if self.translator.plain:
+            return self.translator.told(record, name, ())
         if "media" in record:
             listed = check_listed(record.pop("media"), place, self.translator.modalities)
             media = [(kind, _members(source, files, place)) for kind, source in listed]
@@ -234,13 +279,37 @@ class TarSamples(SampleList):
             modality = self.translator.modalities[self.modality]
             media = [(self.modality, modality.from_shard(files, record, place))]
         else:
-            media = _by_suffix(files, record, place, self.translator.modalities)
-        said = self.translator.sample(record, 0)
-        turns = said.turns
-        if self.translator.describe and media and [role for role, _ in turns] == ["assistant"]:
-            prompt = self.translator.modalities[media[-1][0]].caption_prompt
-            turns = (("user", prompt), *turns)
-        return Sample(name, tuple(media), turns, said.meta, said.captions)
+            media = _by_suffix(files, record, place, self.translator)
+        return self.translator.told(record, name, media)
+
+
+def _account(sample: Sample, suffixes: Sequence[str]) -> str:
+    """Which members of a sample are read as what, for the user."""
+    read: list[str] = []
+    used = {"json", "txt"} & set(suffixes)
+    for name, source in sample.media:
+        own = [s for s in suffixes if any(blob.name.endswith(f".{s}") for blob in _blobs(source))]
+        used |= set(own)
+        read.append(f"{name} from {' and '.join(f'.{s}' for s in own)}")
+    told = " or ".join(f".{s}" for s in ("json", "txt") if s in suffixes)
+    read += [f"text from {told}"] if sample.turns and told else []
+    idle = ", ".join(f".{s}" for s in suffixes if s not in used)
+    return (", ".join(read) or "nothing") + (f"; not read: {idle}" if idle else "")
+
+
+def _blobs(source: Source) -> list[Blob]:
+    if isinstance(source, Mapping):
+        return _blobs(source.get("data"))
+    if isinstance(source, tuple | list):
+        return [blob for part in source for blob in _blobs(part)]
+    return [source] if isinstance(source, Blob) else []
+
+
+def _decoded(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(name, expected="a text in UTF-8", found=f"{error}") from error
 
 
 def read_meta(name: str, data: bytes) -> dict[str, Any]:
@@ -278,13 +347,15 @@ def _by_suffix(
     files: Mapping[str, bytes],
     meta: Mapping[str, Any],
     place: str,
-    modalities: Mapping[str, Modality],
+    translator: Translator,
 ) -> list[tuple[str, Source]]:
     """Media of a sample that says nothing about them.
 
     ``<modality>.<suffix>`` names its modality, also with a number (``image1.jpg``) and with
-    further parts (``depth.rgb.jpg``); otherwise a suffix must belong to one modality alone.
+    further parts (``depth.rgb.jpg``); otherwise a suffix must belong to one modality alone, or
+    the run be of one that reads it.
     """
+    modalities = translator.modalities
     media: list[tuple[str, Source]] = []
     named: dict[tuple[str, str], dict[str, bytes]] = {}
     for suffix, data in files.items():
@@ -294,6 +365,8 @@ def _by_suffix(
             named.setdefault((match.group(1), match.group(2)), {})[rest] = data
             continue
         readers = [m.name for m in modalities.values() if f".{suffix}" in m.suffixes]
+        if translator.only is not None and translator.only.name in readers:
+            readers = [translator.only.name]
         if len(readers) > 1:
             raise BadInput(
                 place,
@@ -303,6 +376,14 @@ def _by_suffix(
             )
         if readers:
             media.append((readers[0], Blob(f"{place}.{suffix}", data)))
+    if files and not media and not named:
+        raise BadInput(
+            place,
+            expected="a member with a suffix that a modality reads",
+            found=", ".join(f".{suffix}" for suffix in sorted(files)),
+            hint="Set 'modality' of the data set, or call members <modality>.<suffix>; with "
+            "'modality: text' their texts alone are read.",
+        )
     for (name, number), own in named.items():
         key = f"{place}.{name}{number}"
         media.append((name, modalities[name].from_shard(own, meta, key)))

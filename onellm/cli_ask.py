@@ -92,7 +92,9 @@ def generate(
         if out is not None and out.is_dir():
             raise ConfigError(f"--out {out} is a folder; name a JSONL file in it")
         if beams > 1 and temperature > 0:
-            raise ConfigError("--beams is beam search, which draws nothing: leave out --temperature")
+            raise ConfigError(
+                "--beams is beam search, which draws nothing: leave out --temperature"
+            )
         if jsonl and words:
             raise ConfigError("--jsonl has the questions; leave out prompt and files")
         questions = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from onellm.errors import ConfigError
+from onellm.errors import BadInput, ConfigError
 from onellm.manners import manners, verb_help
 
 if TYPE_CHECKING:
     from onellm.data.sample import Sample
-    from onellm.data.surveying import Reading, Survey
+    from onellm.data.surveying import Fault, Reading, Survey
     from onellm.train.config import BatchConfig, DataConfig
 
 SHOWN = 10
@@ -83,16 +84,20 @@ def check(
 ) -> None:
     """Print a table of faults by data set and modalities, and the first of them."""
     with manners():
-        asked = _Asked(source, overrides or [], modality, media, format, model, tokenizer)
+        asked = _Asked(
+            *(source, overrides or [], modality, media, format, model, tokenizer), lenient=True
+        )
         limit = 0 if asked.reading.note else max_tokens or asked.max_tokens
         found = _survey(asked, limit, True, workers, "reading everything")
         _table(["data", "modalities", "samples", *_kinds()], found.rows(), right=2)
-        for fault in found.faults[:SHOWN]:
-            typer.echo(f"{fault.kind}: {fault.message}")
-        if len(found.faults) > SHOWN:
-            typer.echo(f"… and {len(found.faults) - SHOWN:,} more (--out writes all of them)")
+        for note in asked.notes[:SHOWN]:
+            typer.echo(f"read: {note}")
+        for fault in found.unopened:
+            typer.echo(f"not opened: {fault.message}")
+        _faults(found.faults)
         if out is not None:
-            lines = "".join(json.dumps(asdict(f), ensure_ascii=False) + "\n" for f in found.faults)
+            every = [*found.unopened, *found.faults]
+            lines = "".join(json.dumps(asdict(f), ensure_ascii=False) + "\n" for f in every)
             out.write_text(lines, encoding="utf-8")
             typer.echo(f"faults: {out}")
         if asked.reading.note:
@@ -255,8 +260,9 @@ class _Asked:
         tokenizer: str,
         *,
         skip: bool = True,
+        lenient: bool = False,
     ) -> None:
-        from onellm.data.faults import FaultConfig, Faults
+        from onellm.data.faults import FaultConfig, Faults, stop
         from onellm.data.surveying import reading_of
         from onellm.train.mixture import open_data
 
@@ -280,10 +286,15 @@ class _Asked:
             data = _described(source, modality, media, format)
         # Samples that are gone through to open the data; whatever a run would do about them.
         self.faults = Faults(FaultConfig(policy="skip", share=1.0) if skip else None)
-        drawn = open_data(data, self.reading.modalities, names, self.faults)
+        self.unopened: list[BadInput] = []
+        lost = self.unopened.append if lenient else stop
+        drawn = open_data(data, self.reading.modalities, names, self.faults, lost)
+        if not drawn.parts and len(self.unopened) == 1:
+            raise self.unopened[0]
         self.names = [part.name for part in drawn.parts]
         self.groups = [part.group for part in drawn.parts]
         self.parts: Sequence[Sequence[Sample]] = drawn.kept
+        self.notes = drawn.notes
 
 
 def _is_config(source: str) -> bool:
@@ -316,9 +327,21 @@ def _survey(asked: _Asked, max_tokens: int, media: bool, workers: int, title: st
         progress.phase(title, sum(map(len, asked.parts)))
         surveyor = Surveyor(asked.parts, asked.reading, max_tokens=max_tokens, media=media)
         found = survey(asked.names, asked.groups, surveyor, workers, progress.advance)
+    for error in asked.unopened:
+        found.add_unopened(error)
     for fault in asked.faults.take():
         found.add_left_out(fault.modality, fault.file, fault.message)
     return found
+
+
+def _faults(faults: Sequence[Fault]) -> None:
+    """Print the first faults; what is wrong with many samples, a shard say, once."""
+    times = Counter((fault.kind, fault.message) for fault in faults)
+    for kind, message in list(times)[:SHOWN]:
+        count = times[kind, message]
+        typer.echo(f"{kind}: {message}" + (f" ({count:,} samples)" if count > 1 else ""))
+    if len(times) > SHOWN:
+        typer.echo(f"… and {len(times) - SHOWN:,} more (--out writes all of them)")
 
 
 def _kinds() -> tuple[str, ...]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def is_there(record: Mapping[str, Any], field: str) -> bool:
-    """Whether a record has something in a field."""
+    """Whether a record has something in a field; an empty text or list is nothing."""
     value = record.get(field)
-    return value is not None and not (isinstance(value, str) and not value)
+    return value is not None and not (isinstance(value, str | list | tuple) and not value)
 
 
 class Modality(BaseModel):

@@ -141,6 +141,41 @@ def test_the_published_instructions(tmp_path, modalities):
     (tmp_path / "audio.json").write_text(json.dumps([record(image="a.wav")]))
     (sample,) = only(opened(tmp_path, modalities, path="audio.json", modality="audio"))
     assert sample.media == (("audio", f"{where}/a.wav"),)
+    # Or each record does, by the names of the published code.
+    told = [("audio", {"image": "a.wav"}), ("rgbd", {"image": "a.png", "depth_image": "d.png"})]
+    told += [("point", {"image": "a.npy"}), ("image", {"image": "a.png"}), ("text", {})]
+    lines = [json.dumps(record(data_type=kind, **fields)) for kind, fields in told]
+    (tmp_path / "mix.jsonl").write_text("\n".join(lines))
+    made = opened(tmp_path, modalities, path="mix.jsonl")
+    assert list(made.groups) == ["audio", "depth", "point", "image", "text"]
+    assert made.groups["point"][0].media == (("point", f"{where}/a.npy"),)
+
+
+def test_questions_and_answers_that_are_no_plain_texts(tmp_path, modalities):
+    """As the hub's tables have them: lists of answers, numbers; an answer may not be there."""
+    asked = [
+        *({"question": "How many?", "answer": 0}, {"question": "?", "answer": ["14", "fourteen"]}),
+        *({"question": "Why?", "answers": ["so"]}, {"answer": "so"}),
+        *({"question": "?", "answer": {"a": 1}}, {"question": "?", "answer": []}),
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    (samples,) = opened(tmp_path, modalities, path="a.jsonl").groups.values()
+    assert samples[0].turns == (("user", "How many?"), ("assistant", "0"))
+    assert [samples[1].said(epoch)[1][1] for epoch in range(3)] == ["14", "fourteen", "14"]
+    for index, message in [
+        (2, r"an 'answer' beside its 'question'; found only 'question', 'answers'"),
+        (3, "a 'question' beside its 'answer'"),
+        (4, "a text under 'answer'; found a dict"),
+        (5, "an 'answer' beside its 'question'"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            samples[index]
+
+
+def test_a_declared_modality_leaves_others_that_have_fields_of_their_own(tmp_path, modalities):
+    (tmp_path / "a.jsonl").write_text('{"image": "a.png", "audio": "a.wav", "caption": "x"}')
+    made = opened(tmp_path, modalities, path="a.jsonl", modality="audio")
+    assert list(made.groups) == ["image+audio"]
 
 
 def test_imu_windows(tmp_path, modalities):
@@ -220,20 +255,50 @@ def test_parquet(tmp_path, modalities):
         assert signal.shape == (3, 28, 28)
 
 
+def test_parquet_of_messages_and_lists_of_pictures(tmp_path, modalities):
+    """Parts of messages have all the fields of one another there, most of them empty."""
+    datasets = pytest.importorskip("datasets")
+    parts = [{"type": "image", "text": None}, {"type": "text", "text": "Same?"}]
+    said = [("user", parts), ("assistant", [{"type": "text", "text": "No."}])]
+    row = {
+        "images": [{"bytes": picture(i), "path": None} for i in range(2)],
+        "messages": [{"role": role, "content": content} for role, content in said],
+    }
+    part = {"type": datasets.Value("string"), "text": datasets.Value("string")}
+    message = {"role": datasets.Value("string"), "content": [part]}
+    features = {"images": datasets.Sequence(datasets.Image()), "messages": [message]}
+    table = datasets.Dataset.from_list([row], features=datasets.Features(features))
+    table.to_parquet(str(tmp_path / "a.parquet"))
+    made = opened(tmp_path, modalities, path="a.parquet", fields={"image": "images"})
+    (sample,) = only(made)
+    assert sample.turns == (("user", "Same?"), ("assistant", "No."))
+    assert [source.data for _, source in sample.media] == [picture(0), picture(1)]
+    short = outline(made.groups["image"], 0)
+    assert short.turns == sample.turns
+    assert [len(source.data) for _, source in short.media] == [1, 1]
+
+
 def test_parquet_with_records_that_have_no_picture(tmp_path, modalities):
+    """Questions may be about none; a caption of none would be learned as a text of nothing."""
     datasets = pytest.importorskip("datasets")
     rows = [
         {"image": {"bytes": picture(i), "path": None} if i % 2 else None, "caption": f"{i}"}
         for i in range(4)
     ]
-    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    table.to_parquet(str(tmp_path / "a.parquet"))
-    made = opened(tmp_path, modalities, path="a.parquet")
+    asked = [{"image": row["image"], "question": "?", "answer": row["caption"]} for row in rows]
+    for name, records in (("caption", rows), ("asked", asked)):
+        table = datasets.Dataset.from_list(records).cast_column("image", datasets.Image())
+        table.to_parquet(str(tmp_path / f"{name}.parquet"))
+    made = opened(tmp_path, modalities, path="asked.parquet")
     assert {group: len(own) for group, own in made.groups.items()} == {"text": 2, "image": 2}
     samples = made.groups["image"]
     text, whole = outline(samples, 1), samples[1]
     assert (text.id, text.turns) == (whole.id, whole.turns)
     assert len(whole.media[0][1].data) > len(text.media[0][1].data) == 1
+    made = opened(tmp_path, modalities, path="caption.parquet")
+    assert {group: len(own) for group, own in made.groups.items()} == {"image": 4}
+    with pytest.raises(BadInput, match="a file under 'image', of which the text is a caption"):
+        made.groups["image"][0]
 
 
 @pytest.mark.parametrize(

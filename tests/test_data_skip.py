@@ -15,7 +15,7 @@ from tiny_runs import description, picture, tiny_config, write_shards, write_tar
 
 from onellm.config import parse
 from onellm.data.datasets import Collection, DatasetConfig, mixture, open_dataset
-from onellm.data.faults import FaultConfig, Faults
+from onellm.data.faults import Fault, FaultConfig, Faults
 from onellm.data.order import Part
 from onellm.data.sample import Sample
 from onellm.data.streams import Shelf
@@ -242,7 +242,7 @@ def test_what_one_process_set_aside_is_no_share_of_the_reads_of_all():
         """Sums with a device that has read 200 samples, one of them broken."""
 
         def sum(self, own: torch.Tensor) -> torch.Tensor:
-            return own + torch.tensor([200.0, 0.0, 1.0, 0.0])
+            return own + torch.tensor([200.0, 0.0, 0.0, 1.0, 0.0])
 
     def read(index: int) -> int:
         raise BadInput(f"file{index}", expected="sense", found="none")
@@ -255,6 +255,62 @@ def test_what_one_process_set_aside_is_no_share_of_the_reads_of_all():
     faults.add([*faults.found[:3]], 3)
     with pytest.raises(BadInput, match="found 4 of 303"):
         gather_faults(engine, faults, ["image", "imu"])
+
+
+class Beside:
+    """An engine whose other device has these counts."""
+
+    def __init__(self, other: Faults, names: list[str]) -> None:
+        self.other, self.names, self.shared = other, names, 0
+
+    def sum(self, own: torch.Tensor) -> torch.Tensor:
+        known = sorted({*self.names, *self.other.names})
+        counts = [self.other.by_modality[name] for name in known]
+        others = self.other.total - sum(counts)
+        return own + torch.tensor(
+            [self.other.reads, self.other.set_aside, others, *counts], dtype=torch.float64
+        )
+
+    def share(self, own: dict[str, int]) -> list[dict[str, int]]:
+        self.shared += 1
+        self.other.names |= set(own) - set(self.names)
+        return [own, dict(self.other.by_modality)]
+
+
+def test_counts_under_names_that_only_one_process_knows():
+    """Lists with targets are opened under groups that a run without media does not have."""
+
+    def broken(group: str, count: int) -> Faults:
+        faults = Faults(FaultConfig(policy="skip", share=0.01))
+        fault = Fault(group, "file", "broken")
+        faults.add([fault] * count, 1000)
+        return faults
+
+    mine, names = broken("image+imu", 7), ["text"]
+    engine: Any = Beside(broken("text", 2), names)
+    for _ in range(3):
+        assert gather_faults(engine, mine, names) == {"image+imu": 7, "text": 2}
+    assert engine.shared == 1
+    mine.add([Fault("depth", "file", "broken")] * 20, 100)
+    with pytest.raises(BadInput, match=r"found 29 of 2100 \(depth 20, image\+imu 7, text 2\)"):
+        gather_faults(engine, mine, names)
+
+
+def test_a_run_without_media_counts_all_that_is_broken(tmp_path):
+    """Two modalities in a record, their texts gone through for the targets of the data set."""
+    records = [{"image": "a.png", "imu": "m.npy", "text": f"a chair {i}"} for i in range(20)]
+    records[3]["text"] = 5
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    config = tiny_config(tmp_path, tmp_path / "run").model_dump(mode="json")
+    one = {"path": str(tmp_path / "a.jsonl"), "targets": {"caption": 1}}
+    config["data"] = {"datasets": [one], "media": False, "faults": SKIP}
+    config["stage"]["trainable"] = ["llm.*"]
+    run_training(
+        parse(type(tiny_config(tmp_path, tmp_path)), config, where="test"),
+        model=tiny_model("image", "imu"),
+    )
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [record["faults"] for record in records] == [{"image+imu": 1}] * 6
 
 
 def test_texts_are_taken_from_a_few_files_of_many():

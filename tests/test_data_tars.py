@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -17,6 +18,7 @@ from tiny_runs import opened, picture, recording, write_shards, write_tar
 from onellm.data.convert import convert
 from onellm.data.datasets import mixture
 from onellm.data.faults import FaultConfig, Faults
+from onellm.data.fetching import FetchConfig
 from onellm.data.loader import medium_key
 from onellm.data.order import POOL, Order, Part
 from onellm.data.sample import Sample
@@ -146,6 +148,15 @@ def test_files_that_are_gone_stop_the_copy_or_are_left_out(tmp_path, modalities)
     assert faults.total == 1
 
 
+def test_a_full_disk_names_the_folder(tmp_path, modalities, monkeypatch):
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("onellm.data.convert._Shards.write", full)
+    with pytest.raises(ConfigError, match=r"out: cannot be written \(no space left on device\)"):
+        convert([own_samples(tmp_path)], modalities, tmp_path / "out")
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "a\0b.png", "x" * 5000 + ".png"])
 def test_only_files_of_the_modality_are_copied(tmp_path, modalities, path):
     samples = [Sample("x", (("image", path),), ())]
@@ -189,9 +200,10 @@ def test_what_cannot_be_fetched_says_why(tmp_path, monkeypatch, place, found):
         (tmp_path / name).write_text(f"#!/bin/sh\necho half a file; {line}\n")
         (tmp_path / name).chmod(0o755)
     with pytest.raises(BadInput, match=found) as error:
-        Shelf(tmp_path / "shelf").path(place)
+        Shelf(tmp_path / "shelf", fetching=FetchConfig(tries=1)).path(place)
     assert "curl'," not in str(error.value)
-    assert not [p for p in (tmp_path / "shelf").iterdir() if not p.name.endswith(".lock")]
+    left = {p.suffix for p in (tmp_path / "shelf").iterdir()}
+    assert left == {".lock", ".failed"}  # and no part of the file
 
 
 def test_buckets_are_read_with_their_own_tool(tmp_path, monkeypatch):

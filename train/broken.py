@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def gather_faults(engine: Engine, faults: Faults, names: Iterable[str]) -> dict[
     Args:
         engine: sums over devices.
         faults: this device's counts.
-        names: under which they may have been counted, the same on every device.
+        names: under which most are counted, the same on every device. Others are asked for when
+            there are any: without media all samples are texts, but broken ones that were found
+            when the data were opened have the modalities that they would have had.
 
     Returns:
         broken samples by modality, where there are any.
@@ -31,12 +34,20 @@ def gather_faults(engine: Engine, faults: Faults, names: Iterable[str]) -> dict[
     """
     if faults.config.policy == "raise":
         return {}
-    known = sorted(set(names))
-    own = [faults.reads, faults.set_aside, *(faults.by_modality[name] for name in known)]
-    reads, set_aside, *counts = engine.sum(torch.tensor(own, dtype=torch.float64)).int().tolist()
-    found = {name: count for name, count in zip(known, counts, strict=True) if count}
-    faults.judge(reads, found, set_aside)
-    return found
+    known = sorted({*names, *faults.names})
+    counts = [faults.by_modality[name] for name in known]
+    own = [faults.reads, faults.set_aside, faults.total - sum(counts), *counts]
+    summed = engine.sum(torch.tensor(own, dtype=torch.float64)).int().tolist()
+    reads, set_aside, others, *counts = summed
+    found = Counter(dict(zip(known, counts, strict=True)))
+    if others:  # on every device, or on none
+        for told in engine.share(dict(faults.by_modality)):
+            fresh = {name: count for name, count in told.items() if name not in known}
+            faults.names |= set(fresh)
+            found.update(fresh)
+    broken = {name: count for name, count in sorted(found.items()) if count}
+    faults.judge(reads, broken, set_aside)
+    return broken
 
 
 def list_faults(faults: Faults, folder: Path, rank: int, step: int) -> None:

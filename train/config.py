@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -21,8 +22,10 @@ from pydantic import (
 from onellm.config import StrictModel
 from onellm.data.datasets import DatasetConfig
 from onellm.data.faults import FaultConfig
+from onellm.data.fetching import FetchConfig
 from onellm.data.plan import Layout
 from onellm.data.targets import Target
+from onellm.data.workers import PATIENCE
 from onellm.errors import ConfigError
 from onellm.train.compute import ComputeConfig, DeepSpeedConfig, LogConfig
 from onellm.train.stage import StageConfig
@@ -57,8 +60,11 @@ class DataConfig(StrictModel):
         ahead: optimiser steps read ahead in a thread; 0 reads in the loop.
         workers: processes on each device's machine that read media for it; 0 reads in the thread,
             which is enough where a core decodes faster than the device learns.
+        patience: seconds to wait for what a worker process reads, before the run stops and names
+            the sample; 0 waits for ever.
         shelf: folder for shards that are fetched; the user's cache if left out.
         shelf_gigabytes: 10^9 bytes of fetched shards kept on each machine.
+        fetch: how often, and with what patience, a shard under an address is asked for.
     """
 
     datasets: tuple[DatasetConfig, ...] = ()
@@ -74,8 +80,10 @@ class DataConfig(StrictModel):
     keep_megabytes: float = Field(default=0.0, ge=0)
     ahead: NonNegativeInt = 1
     workers: NonNegativeInt = 0
+    patience: NonNegativeFloat = PATIENCE
     shelf: str = ""
     shelf_gigabytes: PositiveFloat = 100.0
+    fetch: FetchConfig = FetchConfig()
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from onellm.data.faults import Faults
 from onellm.data.loader import SignalReader
 from onellm.errors import CheckpointError, ConfigError, OneLLMError, plain_reason
@@ -144,6 +142,7 @@ def prepare(
     texts = drawn.texts(before) if stage.objective == "contrastive" else []
     objective = build_objective(model, stage, texts, config.seed, pack=config.batch.pack)
     loader = build_loader(config, model, drawn, reader, faults, place.world)
+    loader.patience = config.data.patience
     steps = run_length(config, loader)
     progress(note(stage.name, opening(config, model, loader, steps, device, place.world)))
     fill_store(config, objective, loader, drawn.samples, before, progress, device)

@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from onellm.data.datasets import mixture, open_dataset
-from onellm.data.faults import Faults
+from onellm.data.faults import Faults, Lost, stop
 from onellm.data.lists import WithoutMedia, by_target, joined, outline, pieces_of
 from onellm.data.order import Part
 from onellm.data.packaged import starter_folder
@@ -32,11 +32,13 @@ class Drawn:
         parts: what is drawn with one weight each.
         kept: the samples of each part.
         samples: media by modality, for what is computed once.
+        notes: what the fields of data sets are taken for.
     """
 
     parts: list[Part]
     kept: list[Sequence[Sample]]
     samples: dict[str, Sequence[Sample]]
+    notes: Sequence[str] = ()
 
     def texts(self, faults: Faults) -> list[str]:
         """Texts that stand for all: of each part some 20 000, evenly from its whole.
@@ -74,6 +76,7 @@ def open_data(
     modalities: Mapping[str, Modality],
     names: Sequence[str],
     faults: Faults | None = None,
+    lost: Lost = stop,
 ) -> Drawn:
     """Open what a run draws from.
 
@@ -83,6 +86,7 @@ def open_data(
         names: those of the stage.
         faults: policy and counts of samples that are gone through on the way; the policy of
             ``config`` if left out.
+        lost: is told of a file that cannot be opened, which is then left out.
 
     Raises:
         BadInput: data that cannot be read, samples by the policy.
@@ -90,24 +94,27 @@ def open_data(
     """
     faults = faults or Faults(config.faults)
     if not config.datasets:
-        samples = read_samples(config, modalities, names, faults)
+        samples = read_samples(config, modalities, names, faults, lost)
         return Drawn(*build_parts(config, modalities, samples, faults), samples)
     shelf = shelf_of(config)
     only = names[0] if len(names) == 1 else ""
-    collections = [open_dataset(one, modalities, shelf, faults, only) for one in config.datasets]
+    collections = [
+        open_dataset(one, modalities, shelf, faults, only, lost) for one in config.datasets
+    ]
     parts, kept = mixture(collections, media=config.media)
     _check_groups(parts, names)
     by_modality: dict[str, list[Sequence[Sample]]] = {}
     for part, part_samples in zip(parts, kept, strict=True):
         for name in names_in(part.group):
             by_modality.setdefault(name, []).append(part_samples)
-    return Drawn(parts, kept, {name: joined(own) for name, own in by_modality.items()})
+    notes = [note for collection in collections for note in collection.notes]
+    return Drawn(parts, kept, {name: joined(own) for name, own in by_modality.items()}, notes)
 
 
 def shelf_of(config: DataConfig) -> Shelf:
     """Where fetched shards are kept."""
     folder = Path(config.shelf) if config.shelf else Path.home() / ".cache" / "onellm" / "shards"
-    return Shelf(folder, config.shelf_gigabytes)
+    return Shelf(folder, config.shelf_gigabytes, config.fetch)
 
 
 def names_in(group: str) -> list[str]:
@@ -135,6 +142,7 @@ def read_samples(
     modalities: Mapping[str, Modality],
     names: Sequence[str],
     faults: Faults | None = None,
+    lost: Lost = stop,
 ) -> dict[str, Sequence[Sample]]:
     """Find the samples of a folder of shards.
 
@@ -143,9 +151,10 @@ def read_samples(
         modalities: known modalities by name.
         names: of those to read.
         faults: policy for broken samples; the first is an error if left out.
+        lost: is told of a shard that cannot be opened, which is then left out.
     """
     folder = starter_folder() if config.folder == "starter" else Path(config.folder)
-    return read_folder(folder, config.split, modalities, names, faults)
+    return read_folder(folder, config.split, modalities, names, faults, lost)
 
 
 def build_parts(
