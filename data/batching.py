@@ -20,13 +20,32 @@ SIZE, PER_DEVICE = 128, 4
 
 
 class BatchSettings(Protocol):
-    """What is looked at of a run's ``batch`` section."""
+    """What is looked at of a run's ``batch`` section; :class:`onellm.train.config.BatchConfig`."""
 
-    size: int
-    per_device: int | None
-    arrange: str
-    pack: bool
-    tokens: int | None
+    @property
+    def size(self) -> int:
+        """Samples of a step."""
+        ...
+
+    @property
+    def per_device(self) -> int | None:
+        """Samples of a pass on a device."""
+        ...
+
+    @property
+    def arrange(self) -> str:
+        """See :class:`onellm.data.plan.Layout`."""
+        ...
+
+    @property
+    def pack(self) -> bool:
+        """Whether a pass is one row."""
+        ...
+
+    @property
+    def tokens(self) -> int | None:
+        """Longest row."""
+        ...
 
 
 @dataclass(frozen=True)
