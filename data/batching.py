@@ -20,32 +20,18 @@ SIZE, PER_DEVICE = 128, 4
 
 
 class BatchSettings(Protocol):
-    """What is looked at of a run's ``batch`` section; :class:`onellm.train.config.BatchConfig`."""
+    """What is looked at of a run's ``batch`` section."""
 
     @property
-    def size(self) -> int:
-        """Samples of a step."""
-        ...
-
+    def size(self) -> int: ...
     @property
-    def per_device(self) -> int | None:
-        """Samples of a pass on a device."""
-        ...
-
+    def per_device(self) -> int | None: ...
     @property
-    def arrange(self) -> str:
-        """See :class:`onellm.data.plan.Layout`."""
-        ...
-
+    def arrange(self) -> str: ...
     @property
-    def pack(self) -> bool:
-        """Whether a pass is one row."""
-        ...
-
+    def pack(self) -> bool: ...
     @property
-    def tokens(self) -> int | None:
-        """Longest row."""
-        ...
+    def tokens(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
