@@ -23,15 +23,24 @@ class BatchSettings(Protocol):
     """What is looked at of a run's ``batch`` section."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Samples of a step."""
+
     @property
-    def per_device(self) -> int | None: ...
+    def per_device(self) -> int | None:
+        """Samples of a pass on a device; None for all."""
+
     @property
-    def arrange(self) -> str: ...
+    def arrange(self) -> str:
+        """See :class:`Layout`."""
+
     @property
-    def pack(self) -> bool: ...
+    def pack(self) -> bool:
+        """See :class:`Layout`."""
+
     @property
-    def tokens(self) -> int | None: ...
+    def tokens(self) -> int | None:
+        """See :class:`Layout`; None sets no limit."""
 
 
 @dataclass(frozen=True)
