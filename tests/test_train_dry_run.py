@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from onellm.cli import app
 from onellm.data.shards import ShardSamples
 from onellm.encoder import EncoderConfig
-from onellm.errors import ConfigError
+from onellm.errors import CheckpointError, ConfigError
 from onellm.llm import build_llama
 from onellm.model import OneLLM, OneLLMConfig
 from onellm.projection.upm import UPMConfig
@@ -27,7 +27,7 @@ from onellm.train.budget import divide
 from onellm.train.config import DataConfig
 from onellm.train.dry_run import dry_run, empty_model, set_up
 from onellm.train.engine import Place, PlainEngine
-from onellm.train.launch import main, prepare
+from onellm.train.launch import main, prepare, run_training
 from onellm.train.memory import LiveBytes, Passes, measure_passes
 from onellm.train.packaged import hardware_names, overlay, read_config, read_machine
 from onellm.train.shapes import Shapes, dearest, shapes_of
@@ -302,6 +302,26 @@ def test_one_sample_has_nothing_to_be_compared_with(place, objective):
     sections = {"stage": {"objective": objective}, "batch": {"per_device": 1, "same_modality": 8}}
     with pytest.raises(ConfigError, match=f"{objective} compares the samples of a pass"):
         dry_run(config_of(place, **sections))
+
+
+def test_few_samples_to_compare_are_told_of(place):
+    def notes(**batch: int) -> list[str]:
+        sections: dict[str, Any] = {
+            "stage": {"objective": "contrastive", "trainable": ["projector.experts.*"]},
+            "deepspeed": {"zero": 1},
+            "batch": {"per_device": None, **batch},
+        }
+        return dry_run(config_of(place, **sections), world=2).notes
+
+    assert "there are 3: raise batch.size" in notes(size=8, same_modality=8)[0]
+    assert notes(size=32, same_modality=32) == []
+
+
+def test_a_model_that_is_not_there(place):
+    config = config_of(place).model_copy(update={"model": "models/none/here"})
+    for start in (dry_run, run_training):
+        with pytest.raises(CheckpointError, match=r"none\. Name the model .*: model=DIR"):
+            start(config)
 
 
 @pytest.mark.parametrize("name", hardware_names())

@@ -15,7 +15,7 @@ from onellm.data.faults import Faults
 from onellm.data.loader import Example, Loader, SignalReader
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
-from onellm.model_folder import CONFIG, folder_of
+from onellm.model_folder import CONFIG
 from onellm.splice import IGNORED
 from onellm.text import load_text_tokenizer
 from onellm.train.blocks import apply_compute
@@ -30,6 +30,7 @@ from onellm.train.lora import add_lora
 from onellm.train.memory import Passes, measure_passes
 from onellm.train.miniature import foresee_packing
 from onellm.train.mixture import open_data
+from onellm.train.packaged import starting_folder
 from onellm.train.remedies import Estimate
 from onellm.train.shapes import LOOKED_AT, Shapes, dearest, planned_steps
 from onellm.train.trainables import select
@@ -120,6 +121,7 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
     measured = look.measure()
     stored = stored_bytes(model, config, drawn.samples)
     notes += [fetched.line()] if remote else []
+    notes += [_few_compared(config, world)]
     if stored > config.stage.frozen_gigabytes * 1e9:
         raise ConfigError(
             f"stage.frozen: the outputs take {stored / 1e9:.1f} GB, and stage.frozen_gigabytes "
@@ -143,6 +145,22 @@ def dry_run(config: TrainConfig, world: int = 1) -> DryRun:
         example_texts=[decode(model, example) for example in shown],
         notes=[said for said in notes if said],
     )
+
+
+def _few_compared(config: TrainConfig, world: int) -> str:
+    """A line where an objective that compares the samples of a pass has few of them."""
+    count, _ = config.batch.split(world)
+    if config.stage.objective == "lm" or count >= FEW:
+        return ""
+    return (
+        f"batch: {config.stage.objective} tells each sample from the others of its pass on its "
+        f"device, and there are {count - 1}: raise batch.size and batch.same_modality with the "
+        "number of devices, as the --hardware presets do"
+    )
+
+
+FEW = 16
+"""Samples of a pass below which a comparison teaches little; the packaged warm-up has 32."""
 
 
 class _Look:
@@ -217,7 +235,7 @@ def _peak(
 
 def empty_model(config: TrainConfig) -> OneLLM:
     """The model that a run starts from, without memory for its weights."""
-    folder = folder_of(config.model)
+    folder = starting_folder(config)
     described = read_description(folder / CONFIG)
     text = load_text_tokenizer(folder / TEXT) if (folder / TEXT).is_dir() else None
     return build_described(described, text)

@@ -269,7 +269,7 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     GPUs that have the type do; of CPUs those with AMX tiles (measured: docs/lab-notes.md).
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return device.type == "cpu" and bool(has_tiles())
 

@@ -34,7 +34,7 @@ from onellm.train.meter import Meter
 from onellm.train.metrics import Callback, MetricsLog, Progress, note
 from onellm.train.mixture import open_data
 from onellm.train.objectives import build_objective
-from onellm.train.packaged import read_config
+from onellm.train.packaged import read_config, starting_folder
 from onellm.train.provenance import write_provenance
 from onellm.train.recovery import restore_faults
 from onellm.train.regression import fit_output
@@ -74,7 +74,7 @@ def run_training(
         Stopped: a signal asked for it; what was done is saved.
     """
     place = place_from_environment()
-    model = model or OneLLM.from_pretrained(config.model, dtype=weight_type(config))
+    model = model or OneLLM.from_pretrained(starting_folder(config), dtype=weight_type(config))
     run, start = prepare(config, model, place, progress if place.rank == 0 else None)
     out = Path(config.out)
     if place.rank == 0:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onellm.config import apply_overrides, parse, read_yaml
-from onellm.errors import ConfigError
+from onellm.errors import CheckpointError, ConfigError
+from onellm.model_folder import folder_of
 from onellm.spelling import did_you_mean
 from onellm.train.config import IDLE_WITH_DATASETS, TrainConfig
 
@@ -102,6 +103,19 @@ def _read_preset(hardware: str) -> dict[str, Any]:
             f"{', '.join(sorted(strangers))}"
         )
     return preset
+
+
+def starting_folder(config: TrainConfig) -> Path:
+    """The folder of the model that a run starts from, fetched if it is a hub id.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return folder_of(config.model)
+    except CheckpointError as error:
+        hint = "Name the model that the run starts from: model=DIR"
+        raise CheckpointError(f"{error}. {hint}") from error
 
 
 def _find(path: str | Path, folder: Path, what: str, names: list[str]) -> Path:

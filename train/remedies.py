@@ -48,18 +48,18 @@ def remedies(
     """
     found: list[Remedy] = []
     strongest: list[str] = []
-    for strengths in _changes(config, world):
-        enough = None
-        for overrides in strengths:  # a weaker one is cheaper: go on while it is enough
-            peak = _peak(config, overrides, estimate)
-            if peak is None:
-                continue
-            if overrides is strengths[0]:
-                strongest += overrides
-            if peak > room:
+    for whole, *parts in _changes(config, world):
+        peak = _peak(config, whole, estimate)
+        strongest += whole if peak is not None else ()
+        if peak is not None and peak > room:
+            continue  # nor would a part of it be enough
+        for overrides in parts:
+            less = _peak(config, overrides, estimate)
+            if less is not None and less <= room:
+                found.append(Remedy(overrides, less))
                 break
-            enough = Remedy(overrides, peak)
-        found += [enough] if enough else []
+        else:
+            found += [] if peak is None else [Remedy(whole, peak)]
         if len(found) == most:
             return found
     if not found and len(strongest) > 1:
@@ -79,7 +79,7 @@ def _peak(config: TrainConfig, overrides: Overrides, estimate: Estimate) -> floa
 
 
 def _changes(config: TrainConfig, world: int) -> Iterator[list[Overrides]]:
-    """Changes by what they cost, the cheapest first; of each the strongest form first."""
+    """Changes by what they cost, the cheapest first: each whole, then parts of it, as cheap."""
     deepspeed, zero = config.deepspeed, config.deepspeed.zero if config.deepspeed else 0
     compared = config.stage.objective != "lm"  # fewer samples a pass are another task then
     fewer = _fewer(config, world)
@@ -87,15 +87,13 @@ def _changes(config: TrainConfig, world: int) -> Iterator[list[Overrides]]:
         yield fewer
     if config.dtype == "float32" and zero:
         yield [("dtype=bfloat16",)]
-    parts = [p for p in ("projector", "llm", "encoder") if p not in config.compute.recompute]
+    parts = [p for p in ("projector", "encoder", "llm") if p not in config.compute.recompute]
     done = list(config.compute.recompute)
     if parts:
         forms = [[*done, *parts], *([*done, part] for part in parts if len(parts) > 1)]
         yield [(f"compute.recompute=[{', '.join(form)}]",) for form in forms]
-    if deepspeed is not None and world > 1:
-        stages = [stage for stage in (3, 2) if stage > zero]
-        if stages:
-            yield [(f"deepspeed.zero={stage}",) for stage in stages]
+    if deepspeed is not None and world > 1 and zero < 3:
+        yield [(f"deepspeed.zero={stage}",) for stage in (3, 2) if stage > zero]
     if zero and deepspeed is not None and deepspeed.offload.optimizer == "none":
         yield [("deepspeed.offload.optimizer=cpu",)]
     if fewer and compared:
@@ -105,11 +103,12 @@ def _changes(config: TrainConfig, world: int) -> Iterator[list[Overrides]]:
 
 
 def _fewer(config: TrainConfig, world: int) -> list[Overrides]:
-    """Fewer samples a pass, and the same update in more passes: one, and halves of what it is."""
+    """Fewer samples a pass, the same update in more of them: the fewest, then about halves."""
     if config.batch.tokens:
         return [(f"batch.tokens={config.batch.tokens // n}",) for n in (4, 2)]
     least = 1 if config.stage.objective == "lm" else COMPARED
     most, _ = config.batch.split(world)
-    counts = {least, *(most // 2**n for n in range(1, most.bit_length()))}
-    even = [n for n in sorted(counts) if least <= n < most and not config.batch.size % (n * world)]
-    return [(f"batch.per_device={n}",) for n in even]
+    even = [n for n in range(least, most) if not config.batch.size % (n * world)]
+    halves = [[n for n in even if n <= most >> k] for k in range(1, most.bit_length())]
+    counts = dict.fromkeys(below[-1] for below in halves if below)
+    return [(f"batch.per_device={n}",) for n in (*even[:1], *counts)]
