@@ -193,7 +193,8 @@ class RecordSamples(SampleList):
     def _group(self, row: int) -> str:
         try:
             record = self.records.outline(row)
-            self.fields.update(dict.fromkeys(record))
+            if not record.keys() <= self.fields.keys():
+                self.fields.update(dict.fromkeys(record))
             return self.translator.group(record)
         except BadInput:
             return ""
