@@ -193,7 +193,8 @@ class RecordSamples(SampleList):
     def _group(self, row: int) -> str:
         try:
             record = self.records.outline(row)
-            self.fields.update(dict.fromkeys(record))
+            if not record.keys() <= self.fields.keys():
+                self.fields.update(dict.fromkeys(record))
             return self.translator.group(record)
         except BadInput:
             return ""
@@ -251,19 +252,25 @@ def open_dataset(
     """
     check_declared(config.modality, modalities)
     kind = config.kind
+    unopened: list[BadInput] = []
+
+    def tell(error: BadInput) -> None:
+        unopened.append(error)
+        lost(error)
+
     if kind == "tar":
         translator = _translator(config, modalities, Path(), only=only)
         groups, notes = open_tars(
             *(config.paths, config.title, translator, shelf),
             modality=config.modality,
             nominal=config.shard_samples,
-            lost=lost,
+            lost=tell,
         )
     else:
-        groups, notes = _open_records(config, kind, modalities, shelf, only, lost)
+        groups, notes = _open_records(config, kind, modalities, shelf, only, tell)
     if not any(map(len, groups.values())):
-        if lost is stop:
-            raise BadInput(config.paths[0], expected="samples", found="none")
+        if not unopened:
+            lost(BadInput(config.paths[0], expected="samples", found="none"))
         return Collection(config, {})
     if config.targets:
         groups = _with_targets(config, groups, modalities, faults or Faults())

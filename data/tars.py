@@ -7,9 +7,11 @@ Shards are files, or addresses that are fetched when one of their samples is wan
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tarfile
+import time
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +21,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from onellm.data.fetching import OutOfReach
 from onellm.data.lists import SampleList
 from onellm.data.locate import check_listed
 from onellm.data.sample import Sample
@@ -28,6 +31,7 @@ from onellm.source import Blob, Source
 
 LISTING = "shards.json"
 _TEXTS = ("json", "txt")
+_AGAIN = 600.0  # seconds after which a shard that was out of reach is asked for once more
 _TRIED = 100  # samples that are looked into for what all of them have
 _OPEN = 16  # shards whose places are kept in memory, and whose files are kept open
 
@@ -194,7 +198,7 @@ class TarSamples(SampleList):
         self.shards, self.name, self.translator = list(shards), name, translator
         self.modality, self.fetch = modality, fetch
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._lost: dict[int, BadInput] = {}  # not tried again: each took all tries to fail
+        self._lost: dict[int, tuple[BadInput, float]] = {}  # with the time of the next try
         self._exact = [not nominal or s in sizes for s in self.shards]
         self.sizes = [
             sizes[s] if s in sizes else nominal or len(self._shard(n).entries)
@@ -220,12 +224,16 @@ class TarSamples(SampleList):
 
     def _shard(self, number: int) -> Shard:
         if number in self._lost:
-            raise self._lost[number]
+            error, again = self._lost[number]
+            if time.monotonic() < again:  # each took all tries to fail
+                raise error
+            del self._lost[number]
         if number not in self._open:
             try:
                 self._open[number] = self._opened(number)
             except BadInput as error:
-                self._lost[number] = error
+                passing = isinstance(error, OutOfReach)
+                self._lost[number] = error, time.monotonic() + _AGAIN if passing else math.inf
                 raise
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)

@@ -79,6 +79,8 @@ class Translator:
         self.fields, self.derive, self.describe = fields or {}, derive or {}, describe
         names = {n for m in modalities.values() for n in (m.name, m.published_name, "media") if n}
         self._marks = Marks(names)
+        named = ((n, m) for m in modalities.values() for n in (m.published_name, m.name))
+        self._by_name = {name: modality for name, modality in named if name}
         self._suffixes = {s for m in modalities.values() for s in m.suffixes} - set(SUFFIXES)
 
     def sample(self, record: Record, index: int) -> Sample:
@@ -282,8 +284,7 @@ class Translator:
         if self.declared is not None:
             return self.declared
         said = record.get(DATA_TYPE)
-        names = {name: m for m in self.modalities.values() for name in (m.published_name, m.name)}
-        return names.get(said) if said and isinstance(said, str) else None
+        return self._by_name.get(said) if isinstance(said, str) else None
 
     def _any_file(self, record: Record) -> tuple[str, ...]:
         """Where a declared modality's file stands: a neutral name, or another one's field.
@@ -322,6 +323,8 @@ class Translator:
         if self.plain:
             return []
         own = [dict(part) for part in parts(record) if set(part) - _PLACES]
+        if not own:
+            return []
         every = [(m, part) for part in own for m in self.modalities.values()]
         found = [(part, m, fields) for m, part in every if (fields := m.claims(part))]
         return [(part, [(m, f) for p, m, f in found if p is part]) for part in own]

@@ -135,11 +135,12 @@ def parts(record: Record) -> Iterator[Mapping[str, Any]]:
     """Parts of messages that are no text: ``{"type": "image", …}``."""
     field = _conversation_field(record)
     turns = record[field] if field is not None else ()
-    for turn in turns if isinstance(turns, list | tuple) else ():
-        said = turn.get("content") if isinstance(turn, Mapping) else None
-        for part in said if isinstance(said, list) else ():
-            if isinstance(part, Mapping) and part.get("text") is None:
-                yield {key: value for key, value in part.items() if value is not None}
+    for turn in turns if isinstance(turns, list) else ():
+        said = turn.get("content") if isinstance(turn, dict) else None
+        if isinstance(said, list):
+            for part in said:
+                if isinstance(part, Mapping) and part.get("text") is None:
+                    yield {key: value for key, value in part.items() if value is not None}
 
 
 class Marks:

@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_EMPTIED = (str, list, tuple)
+
+
 def is_there(record: Mapping[str, Any], field: str) -> bool:
     """Whether a record has something in a field; an empty text or list is nothing."""
     value = record.get(field)
-    return value is not None and not (isinstance(value, str | list | tuple) and not value)
+    if value is None:
+        return False
+    return bool(value) if isinstance(value, _EMPTIED) else True
 
 
 class Modality(BaseModel):

@@ -75,6 +75,8 @@ def test_a_file_alone_that_cannot_be_opened_is_an_error(tmp_path):
     assert "no such file" in check(tmp_path / "nosuch.json", code=2)
     (tmp_path / "empty").mkdir()
     assert "expected tar files; found an empty folder" in check(tmp_path / "empty", code=2)
+    (tmp_path / "titles.csv").write_text("caption,image\n")
+    assert "titles.csv: expected samples; found none" in check(tmp_path / "titles.csv", code=2)
 
 
 def test_one_folder_of_several_without_shards(tmp_path):

@@ -96,6 +96,33 @@ def test_a_server_that_fails_twice_and_then_serves(tmp_path, modalities, caplog)
     ]
 
 
+def test_a_shard_out_of_reach_is_asked_for_again_later(tmp_path, modalities, monkeypatch):
+    """A network that was away for an hour has not lost its shards for the rest of a run."""
+    data = (write_shards(tmp_path) / "imu-train.tar").read_bytes()
+    away = [True]
+
+    def answer(request: BaseHTTPRequestHandler, _: int) -> None:
+        if away[0] or "shards.json" in request.path:
+            request.send_error(503 if "imu" in request.path else 404)
+        else:
+            give(request, data)
+
+    config = FetchConfig(tries=2, pause_seconds=0)
+    with server(answer) as (address, asked):
+        shelf = Shelf(tmp_path / "shelf", fetching=config)
+        made = opened(f"{address}/imu-0.tar", modalities, shelf, shard_samples=6)
+        (samples,) = made.groups.values()
+        for _ in range(3):
+            with pytest.raises(OutOfReach):
+                samples[0]
+        assert asked.count("/imu-0.tar") == 2
+        away[0] = False
+        with pytest.raises(OutOfReach):
+            samples[0]
+        monkeypatch.setattr("onellm.data.tars.time.monotonic", lambda: time.time() + 1e9)
+        assert samples[0].media
+
+
 def cut_off(request: BaseHTTPRequestHandler, before: int) -> None:
     give(request, b"x" * 1000, length=5000 if before < 2 else None)
 

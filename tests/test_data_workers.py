@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import tiny_model
+from tiny_runs import picture, tiny_config
 
+from onellm.config import parse
 from onellm.data import lifeline, workers
 from onellm.data.workers import in_processes
 from onellm.errors import BadInput
+from onellm.modality import Modality
+from onellm.source import Source
+from onellm.train.config import TrainConfig
+from onellm.train.engine import Place
+from onellm.train.launch import prepare
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,6 +133,32 @@ def test_one_signal_is_the_parents_and_a_second_is_meant(tmp_path, monkeypatch):
     assert gone({pid}, 3.0)
     with pytest.raises(BadInput, match=r"39: .*exit code 0"):
         next(made)
+
+
+def test_a_run_over_whose_sample_a_worker_dies_names_it(tmp_path, monkeypatch):
+    """Through the loader of a run, with its patience; the sample is named with its file."""
+    (tmp_path / "good.png").write_bytes(picture(0))
+    (tmp_path / "dead.png").write_bytes(picture(1))
+    records = [{"image": f"{n}.png", "caption": "a chair"} for n in ("good", "dead")]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    config = tiny_config(tmp_path, tmp_path / "run", batch={"size": 2, "per_device": 1})
+    plain = config.model_dump(mode="json")
+    plain["data"] = {"datasets": str(tmp_path / "a.json"), "workers": 1, "patience": 77}
+    plain["stage"] |= {"modalities": ["image"], "trainable": ["projector.*"]}
+    model = tiny_model("image", "imu")
+    run, _ = prepare(parse(TrainConfig, plain, where="test"), model, Place())
+    assert run.loader.patience == 77
+    load = type(model.modalities["image"]).load
+
+    def dies(self: Modality, source: Source) -> torch.Tensor:
+        if "dead" in str(source):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return load(self, source)
+
+    monkeypatch.setattr(type(model.modalities["image"]), "load", dies)
+    monkeypatch.setattr(workers, "_LOOK", 0.2)
+    with pytest.raises(BadInput, match=rf"^a/#1 \({tmp_path}/dead\.png\): .*signal SIGSEGV"):
+        list(run.loader.steps(0, 1, rank=0, world=1, per_device=1, workers=1))
 
 
 PARENT = """
