@@ -73,8 +73,8 @@ def measure(stage: str, options: argparse.Namespace) -> dict[str, Any]:
     globs = [glob for glob in wanted if matches(names, glob, [name])]
     select(model, globs, [name])
     batch = samples(model, name, stage, options.batch)
-    passes = passes_of(batch)
     objective = LanguageModelling(model, pack=True)
+    passes = passes_of(objective, batch)
     optimizer = torch.optim.AdamW(objective.trained().values(), lr=1e-6, fused=True)
     taken: dict[str, list[float]] = defaultdict(list)
     for round_ in range(options.rounds + 1):

@@ -157,10 +157,10 @@ def samples(model: OneLLM, name: str, stage: str, count: int) -> Batch:
     return made
 
 
-def passes_of(batch: Batch) -> list[Batch]:
-    """Our passes of some four samples: rows of like length."""
+def passes_of(objective: LanguageModelling, batch: Batch) -> list[Batch]:
+    """Our passes of some four samples: rows of like length, media included."""
     layout = Layout(per_device=4, arrange="length", pack=True)
-    lengths = [len(example.ids) for example in batch]
+    lengths, _ = objective.positions(batch)
     return [devices[0] for devices in plan(batch, lengths, layout)]
 
 
@@ -185,7 +185,7 @@ def measure(stage: str, name: str, options: argparse.Namespace) -> dict[str, Any
 
     # Accumulation is part of both: four samples a device, as published.
     sides: dict[str, tuple[Any, Any, Any]] = {
-        "ours": (ours, list(objective.trained().values()), passes_of(batch)),
+        "ours": (ours, list(objective.trained().values()), passes_of(objective, batch)),
         "published": (
             published,
             published.trained(),
