@@ -201,11 +201,12 @@ class SelfAttention(nn.MultiheadAttention):
         """
         x_BND = query if self.batch_first else query.transpose(0, 1)
         qkv_BNE = functional.linear(x_BND, self.in_proj_weight, self.in_proj_bias)
-        heads = qkv_BNE.unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        qkv_BNXHK = qkv_BNE.unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = qkv_BNXHK.permute(2, 0, 3, 1, 4)
         mask = kwargs.get("attn_mask")
         if mask is not None:
             mask = mask.unflatten(0, (-1, self.num_heads))
-        mixed_BHNK = functional.scaled_dot_product_attention(*heads, attn_mask=mask)
+        mixed_BHNK = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         out_BND = self.out_proj(mixed_BHNK.transpose(1, 2).flatten(2))
         return out_BND if self.batch_first else out_BND.transpose(0, 1), None
 

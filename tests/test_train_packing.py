@@ -22,7 +22,9 @@ from onellm.prompts import encode_example
 from onellm.splice import IGNORED, Insertion, splice
 from onellm.train.checkpoint import Checkpoints
 from onellm.train.lm_head import check_packing, chunked_cross_entropy
+from onellm.train.memory import LiveBytes
 from onellm.train.objectives import LanguageModelling
+from onellm.train.one_mask import added, use_one_mask, use_own_masks
 from onellm.train.trainables import select
 
 TEXT = tiny_text()
@@ -54,10 +56,12 @@ def losses_and_gradients(model: OneLLM, batch: Batch, **options: Any) -> tuple[A
     return losses, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "sdpa with one mask"])
 def test_packed_equals_padded(attention):
     model = tiny_model("image", "imu", "audio")
-    model.llm.set_attn_implementation(attention)
+    model.llm.set_attn_implementation(attention.partition(" ")[0])
+    if "one mask" in attention:
+        assert use_one_mask(model.llm)
     names = select(model, ["llm.*", "projector.*", "tags.*"], ["image", "imu", "audio"])
     batch = mixed(model)
     padded, want = losses_and_gradients(model, batch)
@@ -70,6 +74,41 @@ def test_packed_equals_padded(attention):
         LanguageModelling(model, pack=True).positions(batch)[1]
         < (LanguageModelling(model).positions(batch)[1])
     )
+
+
+def test_blocks_share_one_mask():
+    """Its numbers are the same in all blocks; as it comes, PyTorch makes them in each."""
+    model = tiny_model("image")
+    select(model, ["projector.*"], ["image"])
+    own = model.llm.config._attn_implementation
+    batch = [example(model, ("image",), n, n) for n in range(1, 9)]
+    kept, losses = [], []
+    for shared in (False, True):
+        if shared:
+            assert use_one_mask(model.llm)
+        objective = LanguageModelling(model, pack=True)
+        with LiveBytes("cpu") as live:
+            live.know([*model.parameters(), *model.buffers()])
+            losses.append(objective(batch).total)
+            kept.append(live.now)
+        losses[-1].backward()
+    square = objective.positions(batch)[1] ** 2 * 4
+    blocks = model.llm.config.num_hidden_layers
+    assert kept[0] - kept[1] > 0.9 * (blocks - 1) * square
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+    use_own_masks(model.llm)
+    assert model.llm.config._attn_implementation == own
+    model.llm.set_attn_implementation("eager")
+    assert not use_one_mask(model.llm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_numbers_hides_what_it_hid(dtype):
+    seen = torch.rand(2, 1, 5, 37) < 0.5
+    mask = added(seen, dtype)
+    assert mask.dtype == dtype and mask.stride(-2) % 16 == 0
+    assert torch.equal(mask == 0, seen)
+    assert bool((mask[~seen] < -1e30).all())
 
 
 def test_nothing_passes_from_one_packed_sample_to_another():
