@@ -201,8 +201,8 @@ class SelfAttention(nn.MultiheadAttention):
         """
         x_BND = query if self.batch_first else query.transpose(0, 1)
         qkv_BNE = functional.linear(x_BND, self.in_proj_weight, self.in_proj_bias)
-        qkv_BNXHK = qkv_BNE.unflatten(-1, (3, self.num_heads, self.head_dim))
-        query, key, value = qkv_BNXHK.permute(2, 0, 3, 1, 4)
+        qkv_BN3HK = qkv_BNE.unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = qkv_BN3HK.permute(2, 0, 3, 1, 4)
         mask = kwargs.get("attn_mask")
         if mask is not None:
             mask = mask.unflatten(0, (-1, self.num_heads))
