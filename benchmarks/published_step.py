@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from encode import SerialBlock, SerialUPM
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,13 +42,17 @@ class PublishedStep(nn.Module):
     """Loss of a batch in the published way.
 
     Args:
-        model: the model; all but its experts is shared.
+        model: the model, which becomes the published one: its encoder's blocks as open_clip has
+            them, its experts one by one.
         length: text tokens that every sample is padded to.
     """
 
     def __init__(self, model: OneLLM, length: int) -> None:
         super().__init__()
         self.model, self.length = model, length
+        for block in model.encoder.visual.transformer.resblocks:  # as open_clip has them
+            block.attn.__class__ = nn.MultiheadAttention
+            block.mlp.gelu = QuickGELU()
         self.upm = TrainedSerialUPM(model)
 
     def trained(self) -> list[nn.Parameter]:

@@ -8,14 +8,15 @@ Shape legend: B batch, L tokens, N = L + 1 with the class token, D width, H head
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from onellm.config import StrictModel
 from onellm.errors import ConfigError
-from onellm.light import light
+from onellm.light import quick_gelu
 from onellm.sequence import TokenSeq
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class Encoder(nn.Module):
         self.depth = depth + 1 + layers if layers < 0 else layers
         if not 1 <= self.depth <= depth:
             raise ConfigError(f"encoder.select_layer {layers} is outside 1 to {depth} blocks")
+        for block in self.visual.transformer.resblocks:
+            if type(block.attn) is nn.MultiheadAttention:
+                block.attn.__class__ = SelfAttention
         self.requires_grad_(False)
 
     @property
@@ -180,13 +184,36 @@ def build_visual(config: EncoderConfig) -> VisionTransformer:
     )
 
 
+class SelfAttention(nn.MultiheadAttention):
+    """PyTorch's attention of a sequence to itself, without copies between its layouts.
+
+    PyTorch turns (B, N, D) into (N, B, D) and back, and copies queries, keys and values apart.
+    Laid over a module's class, so that its parameters and their names stay.
+    """
+
+    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """Attention.
+
+        Args:
+            query: (B, N, D), or (N, B, D) for a tower of that layout; keys and values as well.
+            *args: keys and values.
+            **kwargs: ``attn_mask``, additive, (B·H, N, N).
+        """
+        x_BND = query if self.batch_first else query.transpose(0, 1)
+        qkv_BNE = functional.linear(x_BND, self.in_proj_weight, self.in_proj_bias)
+        qkv_BN3HK = qkv_BNE.unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = qkv_BN3HK.permute(2, 0, 3, 1, 4)
+        mask = kwargs.get("attn_mask")
+        if mask is not None:
+            mask = mask.unflatten(0, (-1, self.num_heads))
+        mixed_BHNK = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        out_BND = self.out_proj(mixed_BHNK.transpose(1, 2).flatten(2))
+        return out_BND if self.batch_first else out_BND.transpose(0, 1), None
+
+
 class LightQuickGELU(nn.Module):
     """x·σ(1.702x), as open_clip's QuickGELU, of which only x is kept for the backward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The activation."""
-        return light(_quick_gelu, x)
-
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
+        return quick_gelu(x)

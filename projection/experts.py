@@ -3,18 +3,20 @@
 Each expert is a stack of LLaMA-style blocks (RMSNorm, SwiGLU, no biases) with bidirectional
 attention and no positions (spec §1.5). Weights carry a leading expert axis, so that three Python
 loops of eight layers become one loop of eight batched matrix products. Norms and gates are made
-again in the backward pass (:mod:`onellm.light`), which nearly halves what a block keeps for it.
+again in the backward pass (:mod:`onellm.light`), which more than halves what a block keeps for it.
 
 Shape legend: E experts, B batch, N tokens, Q queries, D width, H heads, K head width, F hidden.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onellm.light import light
+from onellm.light import light_products
 
 
 def hidden_width(width: int, multiple_of: int = 256) -> int:
@@ -73,16 +75,22 @@ class ExpertBlock(nn.Module):
         Returns:
             (E, B, N, D), or (E, B, Q, D) with ``queries``.
         """
-        normed = light(self._norm, x_EBND, self.attention_norm[:active])
+        wq, wk, wv = self.wq[:active], self.wk[:active], self.wv[:active]
+        norm = self.attention_norm[:active]
         head_EBQD = x_EBND[:, :, :queries]
-        query = _heads(_apply(self.wq[:active], normed[:, :, :queries]), self.heads)
-        key = _heads(_apply(self.wk[:active], normed), self.heads)
-        value = _heads(_apply(self.wv[:active], normed), self.heads)
+        if queries is None:
+            made = light_products(self._norm, (wq, wk, wv), x_EBND, norm)
+        else:
+            made = light_products(self._norm, (wq,), head_EBQD, norm)
+            made += light_products(self._norm, (wk, wv), x_EBND, norm)
+        query, key, value = (_heads(x, self.heads) for x in made)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        x_EBQD = head_EBQD + light(_join, self.wo[:active], mixed)
-        normed = light(self._norm, x_EBQD, self.ffn_norm[:active])
-        gate, up = _apply(self.w1[:active], normed), _apply(self.w3[:active], normed)
-        return x_EBQD + light(_gated, self.w2[:active], gate, up)
+        (joined,) = light_products(partial(_join, active), (self.wo[:active],), mixed)
+        x_EBQD = head_EBQD + joined
+        w1, w2, w3 = self.w1[:active], self.w2[:active], self.w3[:active]
+        gate, up = light_products(self._norm, (w1, w3), x_EBQD, self.ffn_norm[:active])
+        (out,) = light_products(_gated, (w2,), gate, up)
+        return x_EBQD + out
 
     def _norm(self, x_EBND: Tensor, weight_ED: Tensor) -> Tensor:
         normed = functional.rms_norm(x_EBND.float(), x_EBND.shape[-1:], eps=self.eps)
@@ -96,22 +104,14 @@ def _stack(experts: int, out: int, inner: int) -> nn.Parameter:
     return nn.Parameter(weight)
 
 
-def _apply(weight_EFD: Tensor, x_EBND: Tensor) -> Tensor:
-    """One linear map per expert, as a batched matrix product."""
-    experts, batch, tokens, width = x_EBND.shape
-    flat = x_EBND.reshape(experts, batch * tokens, width)
-    return torch.bmm(flat, weight_EFD.transpose(1, 2)).view(experts, batch, tokens, -1)
+def _join(experts: int, mixed: Tensor) -> Tensor:
+    """Put attention heads side by side: (E·B, H, N, K) → (E, B, N, D)."""
+    return mixed.transpose(1, 2).flatten(2).unflatten(0, (experts, -1))
 
 
-def _join(weight_EDD: Tensor, mixed: Tensor) -> Tensor:
-    """Put attention heads (E·B, H, N, K) side by side, and the last map of attention."""
-    experts = len(weight_EDD)
-    return _apply(weight_EDD, mixed.transpose(1, 2).flatten(2).unflatten(0, (experts, -1)))
-
-
-def _gated(weight_EDF: Tensor, gate_EBNF: Tensor, up_EBNF: Tensor) -> Tensor:
-    """SwiGLU's gate and the last map of the feed-forward part."""
-    return _apply(weight_EDF, functional.silu(gate_EBNF) * up_EBNF)
+def _gated(gate_EBNF: Tensor, up_EBNF: Tensor) -> Tensor:
+    """SwiGLU's gate."""
+    return functional.silu(gate_EBNF) * up_EBNF
 
 
 def _heads(x_EBND: Tensor, heads: int) -> Tensor:

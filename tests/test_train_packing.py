@@ -10,6 +10,7 @@ import torch
 from tiny import signals, tiny_model, tiny_text
 from tiny_runs import tiny_config, tiny_run, write_shards
 from torch import nn
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from onellm.data.loader import Batch, Example, Loader, Medium, SignalReader
 from onellm.data.order import Order, Part
@@ -22,7 +23,9 @@ from onellm.prompts import encode_example
 from onellm.splice import IGNORED, Insertion, splice
 from onellm.train.checkpoint import Checkpoints
 from onellm.train.lm_head import check_packing, chunked_cross_entropy
+from onellm.train.memory import LiveBytes
 from onellm.train.objectives import LanguageModelling
+from onellm.train.packed_attention import added, pieces, use_own_attention, use_packed_attention
 from onellm.train.trainables import select
 
 TEXT = tiny_text()
@@ -54,10 +57,12 @@ def losses_and_gradients(model: OneLLM, batch: Batch, **options: Any) -> tuple[A
     return losses, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "sdpa packed"])
 def test_packed_equals_padded(attention):
     model = tiny_model("image", "imu", "audio")
-    model.llm.set_attn_implementation(attention)
+    model.llm.set_attn_implementation(attention.partition(" ")[0])
+    if "packed" in attention:
+        assert use_packed_attention(model.llm)
     names = select(model, ["llm.*", "projector.*", "tags.*"], ["image", "imu", "audio"])
     batch = mixed(model)
     padded, want = losses_and_gradients(model, batch)
@@ -70,6 +75,70 @@ def test_packed_equals_padded(attention):
         LanguageModelling(model, pack=True).positions(batch)[1]
         < (LanguageModelling(model).positions(batch)[1])
     )
+
+
+def test_blocks_share_one_mask():
+    """Its numbers are the same in all blocks; as it comes, PyTorch makes them in each."""
+    model = tiny_model("image")
+    select(model, ["projector.*"], ["image"])
+    own = model.llm.config._attn_implementation
+    batch = [example(model, ("image",), n, n) for n in range(1, 9)]
+    kept, losses = [], []
+    for shared in (False, True):
+        if shared:
+            assert use_packed_attention(model.llm)
+        objective = LanguageModelling(model, pack=True)
+        with LiveBytes("cpu") as live:
+            live.know([*model.parameters(), *model.buffers()])
+            losses.append(objective(batch).total)
+            kept.append(live.now)
+        losses[-1].backward()
+    square = objective.positions(batch)[1] ** 2 * 4
+    blocks = model.llm.config.num_hidden_layers
+    assert kept[0] - kept[1] > 0.9 * (blocks - 1) * square
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+    use_own_attention(model.llm)
+    assert model.llm.config._attn_implementation == own
+    model.llm.set_attn_implementation("eager")
+    assert not use_packed_attention(model.llm)
+
+
+def test_samples_of_a_row_are_found_in_its_mask():
+    number = torch.tensor([0, 0, 0, 1, 2, 2])
+    rows = (number[:, None] == number).tril()[None, None]
+    assert pieces(rows) == [3, 1, 2]
+    assert pieces(torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()) == [4]
+    window = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril().triu(-1)
+    both_ways = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    for other in (window, both_ways, rows[..., :5, :], rows.repeat(2, 1, 1, 1)):
+        assert pieces(other) is None
+
+
+def test_a_window_is_kept_in_a_packed_row():
+    """A block that sees two positions back must not go through the kernel that sees all."""
+    torch.manual_seed(0)
+    llm = AutoModelForCausalLM.from_config(
+        MistralConfig(
+            **{"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 16},
+            **{"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48},
+            sliding_window=2,
+        )
+    )
+    embeds = torch.randn(1, 9, 32)
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
+    inputs = {"inputs_embeds": embeds, "position_ids": positions, "use_cache": False}
+    wanted = llm(**inputs).logits
+    assert use_packed_attention(llm)
+    torch.testing.assert_close(llm(**inputs).logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_numbers_hides_what_it_hid(dtype):
+    seen = torch.rand(2, 1, 5, 37) < 0.5
+    mask = added(seen, dtype)
+    assert mask.dtype == dtype and mask.stride(-2) % 16 == 0
+    assert torch.equal(mask == 0, seen)
+    assert bool((mask[~seen] < -1e30).all())
 
 
 def test_nothing_passes_from_one_packed_sample_to_another():

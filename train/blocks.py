@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
 from onellm.train.compute import ComputeConfig
+from onellm.train.light_llm import lighten, plain
+from onellm.train.packed_attention import use_own_attention, use_packed_attention
 
 
 def apply_compute(model: OneLLM, config: ComputeConfig) -> None:
@@ -28,6 +30,8 @@ def apply_compute(model: OneLLM, config: ComputeConfig) -> None:
     """
     if config.attention != "as_is":
         _set_attention(model.llm, config.attention)
+    use_packed_attention(model.llm)
+    lighten(model.llm)
     for part in config.recompute:
         for block in blocks_of(model, part):
             recompute(block)
@@ -97,6 +101,8 @@ def keep(block: nn.Module) -> None:
 
 def restore(model: OneLLM, config: ComputeConfig) -> None:
     """Leave a trained model as any other: nothing is recomputed any more."""
+    plain(model.llm)
+    use_own_attention(model.llm)
     for part in config.recompute:
         for block in blocks_of(model, part):
             keep(block)

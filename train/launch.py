@@ -20,6 +20,7 @@ from onellm.errors import CheckpointError, ConfigError, OneLLMError, plain_reaso
 from onellm.model import OneLLM
 from onellm.quiet import hush
 from onellm.train.agreement import check_same_data, check_same_step
+from onellm.train.allocator import keep_freed_memory
 from onellm.train.blocks import apply_compute
 from onellm.train.broken import forget_later
 from onellm.train.checkpoint import Checkpoints, check_same_run
@@ -121,6 +122,8 @@ def prepare(
     model.train()
     select(model, stage.trainable, stage.modalities)
     device = pick_device(place.local_rank)
+    if device.type == "cpu":
+        keep_freed_memory()
     if stage.lora is not None:
         add_lora(model, stage.lora, config.seed)
         if config.compute.llm_bits is not None:

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from onellm.model import OneLLM
 from onellm.sequence import TokenSeq
+from onellm.train import packed_attention
 from onellm.train.config import TrainConfig
 from onellm.train.engine import autocast_type, pick_device
 from onellm.train.lm_head import CHUNK, chunked_cross_entropy
@@ -226,6 +227,6 @@ def _mask(llm: Any, config: TrainConfig, embeds_BTD: Tensor) -> Tensor:
     if config.compute.attention == "flash_attention_2":  # it has none; this takes a byte
         one = torch.empty(1, 1, 1, 1, dtype=torch.bool, device=META)
         return one.expand(batch, 1, length, length)
-    eager = llm.config._attn_implementation == "eager"
-    kind = embeds_BTD.dtype if eager else torch.bool
+    numbers = llm.config._attn_implementation in ("eager", packed_attention.NAME)
+    kind = autocast_type(config, pick_device()) or embeds_BTD.dtype if numbers else torch.bool
     return torch.empty(batch, 1, length, length, dtype=kind, device=META)
