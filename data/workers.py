@@ -70,6 +70,7 @@ def in_processes(
         worker_init_fn=partial(stay, with_thread=first_thread),
         timeout=_LOOK,
     )
+    finalizing = sys.is_finalizing  # this module may be cleared before this generator is closed
     parcels = iter(loader)
     _end_quietly(parcels)
     try:
@@ -87,7 +88,7 @@ def in_processes(
                     raise item
             yield items
     finally:
-        if not sys.is_finalizing():  # no thread can be started then, and workers have been ended
+        if not finalizing():  # no thread can be started then, and workers have been ended
             timer = end_after_grace(getattr(parcels, "_workers", ()))
             parcels._shutdown_workers()
             timer.cancel()

@@ -164,11 +164,13 @@ def test_a_run_over_whose_sample_a_worker_dies_names_it(tmp_path, monkeypatch):
 PARENT = """
 import ctypes, sys, time
 sys.path.insert(0, {tests!r})
-from test_data_workers import hangs, jobs, maker, sleeps
+from test_data_workers import hangs, jobs, maker, pids, sleeps
 from onellm.data.workers import in_processes
 from pathlib import Path
 made = in_processes(maker(Path({folder!r}), 3, {act}), jobs(), 2)
 next(made)
+while len(pids(Path({folder!r}) / "pids")) < 2:  # both have begun
+    time.sleep(0.05)
 {then}
 """
 
