@@ -70,6 +70,7 @@ def in_processes(
         worker_init_fn=partial(stay, with_thread=first_thread),
         timeout=_LOOK,
     )
+    finalizing = sys.is_finalizing  # this module may be cleared before this generator is closed
     parcels = iter(loader)
     _end_quietly(parcels)
     try:
@@ -87,7 +88,7 @@ def in_processes(
                     raise item
             yield items
     finally:
-        if not sys.is_finalizing():  # no thread can be started then, and workers have been ended
+        if not finalizing():  # no thread can be started then, and workers have been ended
             timer = end_after_grace(getattr(parcels, "_workers", ()))
             parcels._shutdown_workers()
             timer.cancel()
@@ -143,19 +144,22 @@ def _explained(
     keys = dict(pair for job in under_way for pair in job)
     awaited = dict(under_way[0]) if under_way else {}
     if not lost.dead:
-        stuck = [n for n in at_W.tolist() if n in awaited] or list(awaited)
+        # Where no other thread can run, what a process made before is still with it.
+        at = [n for n in at_W.tolist() if n in keys]
+        stuck = [n for n in at if n in awaited] or at
+        hangs = "a worker process that is still at it: its decoder may hang"
         return BadInput(
-            "; ".join(name(awaited[n]) for n in stuck),
+            "; ".join(name(keys[n]) for n in stuck or awaited),
             expected=f"a sample within {lost.waited:.0f} s",
-            found="a worker process that is still at it: its decoder may hang",
+            found=hangs if stuck else "no worker process that has begun with it",
             hint="Take it out of the data, or raise data.patience.",
         )
     number, code = next(iter(lost.dead.items()))
-    at = int(at_W[number])
+    last = int(at_W[number])
     cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     memory = "Memory may have run out: fewer data.workers need less." if code == -9 else ""
     return BadInput(
-        name(keys[at]) if at in keys else "the data",
+        name(keys[last]) if last in keys else "the data",
         expected="a sample that can be decoded",
         found=f"the end of the worker process that was at it ({cause})",
         hint=memory or "Take it out of the data, if it happens again.",

@@ -77,13 +77,15 @@ def test_a_sample_that_hangs_is_named_and_its_worker_ended(tmp_path, act, monkey
     monkeypatch.setattr(workers, "_LOOK", 0.2)
     monkeypatch.setattr(lifeline, "GRACE", 0.5)
     made = in_processes(
-        maker(tmp_path, 9, act), jobs(), 2, patience=1.0, name=lambda n: f"sample {n}"
+        maker(tmp_path, 9, act), jobs(), 2, patience=3.0, name=lambda n: f"sample {n}"
     )
     got = []
-    with pytest.raises(BadInput, match=r"^sample 9: expected a sample within 1 s.*data\.patience"):
+    with pytest.raises(
+        BadInput, match=r"^sample 9: expected a sample within \d+ s.*still at it.*data\.patience"
+    ):
         for items in made:
             got += items
-    assert got == list(range(8))
+    assert got == list(range(len(got))) and len(got) <= 8
     assert gone(pids(tmp_path / "pids"), 2.0)
 
 
@@ -164,11 +166,13 @@ def test_a_run_over_whose_sample_a_worker_dies_names_it(tmp_path, monkeypatch):
 PARENT = """
 import ctypes, sys, time
 sys.path.insert(0, {tests!r})
-from test_data_workers import hangs, jobs, maker, sleeps
+from test_data_workers import hangs, jobs, maker, pids, sleeps
 from onellm.data.workers import in_processes
 from pathlib import Path
 made = in_processes(maker(Path({folder!r}), 3, {act}), jobs(), 2)
 next(made)
+while len(pids(Path({folder!r}) / "pids")) < 2:  # both have begun
+    time.sleep(0.05)
 {then}
 """
 
