@@ -188,9 +188,10 @@ def apportion(weights: Sequence[float], total: int) -> list[int]:
         >>> apportion([2, 1, 1], 10)
         [5, 3, 2]
     """
-    share = [w / sum(weights) * total for w in weights]
+    share = [w * total / sum(weights) for w in weights]
     counts = [max(1, math.floor(s)) for s in share]
-    by_remainder = sorted(range(len(share)), key=lambda i: (math.floor(share[i]) - share[i], i))
+    # One that was raised to 1 has had its part of what is left over.
+    by_remainder = sorted(range(len(share)), key=lambda i: (counts[i] - share[i], i))
     for i in by_remainder[: max(0, total - sum(counts))]:
         counts[i] += 1
     return counts

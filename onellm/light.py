@@ -74,7 +74,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         eps: added to the mean square.
     """
     if _plain((x, weight)):
-        return functional.rms_norm(x, x.shape[-1:], eps=eps) * weight
+        return _normed(x, eps) * weight
     return cast(Tensor, _RMSNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
 
 
@@ -148,7 +148,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.eps = eps
         ctx.save_for_backward(x, weight)
-        return functional.rms_norm(x, x.shape[-1:], eps=eps) * weight
+        return _normed(x, eps) * weight
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -165,6 +165,10 @@ class _RMSNorm(torch.autograd.Function):
         along = (of_x * normed).mean(-1, keepdim=True)
         of_x = of_x.addcmul_(normed, along, value=-1).mul_(scale)
         return of_x.to(x.dtype), of_weight, None
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:], eps=eps).to(x.dtype)  # autocast may widen it
 
 
 def _as_now(x: Tensor) -> Callable[[], AbstractContextManager[Any]]:

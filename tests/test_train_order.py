@@ -51,6 +51,13 @@ def test_apportion_gives_everyone_something(weights, total):
         assert sum(counts) == total
 
 
+def test_a_total_of_the_weights_gives_each_its_own():
+    """A share of 1 that floats make a little less took another's part as well."""
+    for sizes in ([1, 21, 27], [1, 1, 47], [3, 7, 11, 1]):
+        assert apportion(sizes, sum(sizes)) == sizes
+        assert apportion([size / 3 for size in sizes], sum(sizes)) == sizes
+
+
 @given(
     parts_lists,
     st.integers(0, 9),
