@@ -80,9 +80,9 @@ def test_a_sample_that_hangs_is_named_and_its_worker_ended(tmp_path, act, monkey
         maker(tmp_path, 9, act), jobs(), 2, patience=3.0, name=lambda n: f"sample {n}"
     )
     got = []
-    with pytest.raises(
-        BadInput, match=r"^sample 9: expected a sample within \d+ s.*still at it.*data\.patience"
-    ):
+    # On a busy machine the other worker may still be at one of its own, which is named as well.
+    named = r"^sample 9(; sample \d+)?: expected a sample within \d+ s.*still at it.*data\.patience"
+    with pytest.raises(BadInput, match=named):
         for items in made:
             got += items
     assert got == list(range(len(got))) and len(got) <= 8
