@@ -11,7 +11,7 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, Qwen2Config
 from transformers.models.gemma import GemmaConfig
 
 from onellm import light
@@ -187,7 +187,12 @@ SIZES = {
 
 @pytest.mark.parametrize(
     ("config", "light_ones"),
-    [(LlamaConfig, 7), (Qwen2Config, 7), (GemmaConfig, 0)],  # Gemma's norm adds 1, its gate is GELU
+    [
+        (LlamaConfig, 7),
+        (Qwen2Config, 7),
+        (GemmaConfig, 0),  # its norm adds 1, its gate is GELU
+        (Olmo2Config, 2),  # its norms round after they have weighted
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_llm_keeps_less_and_learns_the_same(config, light_ones, dtype):
@@ -199,18 +204,36 @@ def test_an_llm_keeps_less_and_learns_the_same(config, light_ones, dtype):
     classes = [type(module) for module in llm.modules()]
     x = torch.randn(2, 9, 32, dtype=dtype, requires_grad=True)
 
-    def step() -> tuple[int, torch.Tensor]:
+    def step() -> tuple[int, torch.Tensor, torch.Tensor]:
         with LiveBytes("cpu") as live:
             live.know([*llm.parameters(), *llm.buffers(), x])
             out = llm(inputs_embeds=x, use_cache=False).logits.float()
             kept = live.now
-        return kept, torch.autograd.grad(out.log_softmax(-1)[..., 0].sum(), x)[0].float()
+        return kept, out, torch.autograd.grad(out.log_softmax(-1)[..., 0].sum(), x)[0].float()
 
-    kept, wanted = step()
+    kept, out, wanted = step()
     assert lighten(llm) == light_ones
-    less, found = step()
+    less, again, found = step()
+    assert torch.equal(again, out)
     assert close(found, wanted, 1e-5 if dtype == torch.float32 else 3e-2)
     assert less < kept if light_ones else less == kept
     assert lighten(llm) == 0  # once is enough
     plain(llm)
     assert [type(module) for module in llm.modules()] == classes
+
+
+def test_a_norm_that_may_be_given_a_gate_is_left_alone():
+    """As those of state space models, which do the same as Llama's as long as they get none."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.variance_epsilon = nn.Parameter(torch.ones(8)), 1e-5
+
+        def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+            return own_norm(x if gate is None else x * functional.silu(gate), self.weight)
+
+    norm, x = Gated(), torch.randn(2, 8)
+    wanted = norm(x, x)
+    assert lighten(norm) == 0
+    assert torch.equal(norm(x, x), wanted)

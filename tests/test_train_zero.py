@@ -206,7 +206,8 @@ def both(place: Path) -> dict[str, Records]:
         "compute": {"recompute": ["llm", "projector"]},
     }
     runs |= {
-        f"brief{zero}": MIXED | {"dtype": "bfloat16", "deepspeed": {"zero": zero}} for zero in (1, 3)
+        f"brief{zero}": MIXED | {"dtype": "bfloat16", "deepspeed": {"zero": zero}}
+        for zero in (1, 3)
     }
     runs["packed2"] = PACKED | {"deepspeed": {"zero": 2}}
     runs |= {f"update{z}": UPDATE | {"deepspeed": {"zero": z}} for z in (0, 2)}
