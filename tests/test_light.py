@@ -139,6 +139,12 @@ def test_functions_keep_their_inputs_alone(dtype):
             assert close(one, other, 1e-5 if dtype == torch.float32 else 2e-2)
 
 
+def test_a_gate_of_another_type_is_not_rounded_to_it():
+    gate = torch.randn(4, 4, dtype=torch.bfloat16, requires_grad=True)
+    up = torch.randn(4, 4, requires_grad=True)
+    assert torch.equal(gated(gate, up), functional.silu(gate) * up)
+
+
 def test_what_cannot_learn_is_not_wrapped(monkeypatch):
     wrapped = []
     monkeypatch.setattr(light._Products, "apply", lambda *args: wrapped.append(1) or [args[0]])
