@@ -2,7 +2,8 @@
 
 Starting Python and importing everything takes longer than a tiny run, so tests start the processes
 once and let them run all there is. Norms and gates are made again in the backward pass whatever
-their size, as in a large model: ZeRO 3 has given weights back by then. Its arguments are JSON files, a port for each behind a colon.
+their size, as in a large model: ZeRO 3 has given weights back by then. Arguments are JSON files, a
+port for each behind a colon.
 """
 
 from __future__ import annotations
