@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -95,6 +96,31 @@ def test_gradients_are_the_same_in_any_surrounding(monkeypatch, dtype, again):
     for one, plainly in zip(light_ones, gradients(), strict=True):
         assert close(one, plainly, 1e-5 if dtype is None else 1e-2)
         assert one.dtype == plainly.dtype
+
+
+@pytest.mark.parametrize("learns", [True, False], ids=["experts learn", "frozen"])
+def test_weights_can_be_taken_away_between_the_passes(learns):
+    """As ZeRO 3 does: nothing of them stays, and gradients are those of what is put back."""
+
+    def gradients(*, taken: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        block = ExpertBlock(3, 64, 4, hidden_width(64, 16)).requires_grad_(learns)
+        x, own = torch.randn(3, 2, 20, 64, requires_grad=True), list(block.parameters())
+        freed: list[int] = []
+        for parameter in own:
+            weakref.finalize(parameter.untyped_storage(), freed.append, 1)
+        loss = block(x, active=3, queries=4).square().sum()
+        if taken:
+            kept = [parameter.detach().clone() for parameter in own]
+            for parameter in own:
+                parameter.data = torch.empty(0)
+            assert len(freed) == len(own)
+            for parameter, data in zip(own, kept, strict=True):
+                parameter.data = data
+        return [*torch.autograd.grad(loss, [x, *own] if learns else [x])]
+
+    for one, other in zip(gradients(taken=True), gradients(taken=False), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["experts learn", "frozen"])
