@@ -184,7 +184,7 @@ def test_what_cannot_learn_is_not_wrapped(monkeypatch):
     assert len(wrapped) == 1
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["", "each", "all"])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_attention_of_the_encoder_is_pytorchs(masked, batch_first):
     own = nn.MultiheadAttention(32, 4, batch_first=batch_first)
@@ -192,7 +192,8 @@ def test_attention_of_the_encoder_is_pytorchs(masked, batch_first):
     x = torch.randn(2, 7, 32) if batch_first else torch.randn(7, 2, 32)
     mask = torch.zeros(8, 7, 7)
     mask[4:, :, 5:] = float("-inf")
-    options = {"need_weights": False, "attn_mask": mask if masked else None}
+    masks = {"": None, "each": mask, "all": mask[-1]}
+    options = {"need_weights": False, "attn_mask": masks[masked]}
     wanted = own(x, x, x, **options)[0]
     own.__class__ = SelfAttention
     assert close(own(x, x, x, **options)[0], wanted)
