@@ -197,14 +197,14 @@ class SelfAttention(nn.MultiheadAttention):
         Args:
             query: (B, N, D), or (N, B, D) for a tower of that layout; keys and values as well.
             *args: keys and values.
-            **kwargs: ``attn_mask``, additive, (B·H, N, N).
+            **kwargs: ``attn_mask``, additive, (B·H, N, N), or (N, N) for all.
         """
         x_BND = query if self.batch_first else query.transpose(0, 1)
         qkv_BNE = functional.linear(x_BND, self.in_proj_weight, self.in_proj_bias)
         qkv_BN3HK = qkv_BNE.unflatten(-1, (3, self.num_heads, self.head_dim))
         query, key, value = qkv_BN3HK.permute(2, 0, 3, 1, 4)
         mask = kwargs.get("attn_mask")
-        if mask is not None:
+        if mask is not None and mask.ndim == 3:
             mask = mask.unflatten(0, (-1, self.num_heads))
         mixed_BHNK = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         out_BND = self.out_proj(mixed_BHNK.transpose(1, 2).flatten(2))

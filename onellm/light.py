@@ -60,7 +60,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up, of which the two inputs are kept."""
-    if _plain((gate, up)):
+    if _plain((gate, up)) or gate.dtype != up.dtype:
         return functional.silu(gate) * up
     return cast(Tensor, _Gated.apply(gate, up))  # type: ignore[no-untyped-call]
 

@@ -75,8 +75,8 @@ class ExpertBlock(nn.Module):
         Returns:
             (E, B, N, D), or (E, B, Q, D) with ``queries``.
         """
-        wq, wk, wv = self.wq[:active], self.wk[:active], self.wv[:active]
-        norm = self.attention_norm[:active]
+        wq, wk, wv = (_first(w, active) for w in (self.wq, self.wk, self.wv))
+        norm = _first(self.attention_norm, active)
         head_EBQD = x_EBND[:, :, :queries]
         if queries is None:
             made = light_products(self._norm, (wq, wk, wv), x_EBND, norm)
@@ -85,10 +85,10 @@ class ExpertBlock(nn.Module):
             made += light_products(self._norm, (wk, wv), x_EBND, norm)
         query, key, value = (_heads(x, self.heads) for x in made)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        (joined,) = light_products(partial(_join, active), (self.wo[:active],), mixed)
+        (joined,) = light_products(partial(_join, active), (_first(self.wo, active),), mixed)
         x_EBQD = head_EBQD + joined
-        w1, w2, w3 = self.w1[:active], self.w2[:active], self.w3[:active]
-        gate, up = light_products(self._norm, (w1, w3), x_EBQD, self.ffn_norm[:active])
+        w1, w2, w3 = (_first(w, active) for w in (self.w1, self.w2, self.w3))
+        gate, up = light_products(self._norm, (w1, w3), x_EBQD, _first(self.ffn_norm, active))
         (out,) = light_products(_gated, (w2,), gate, up)
         return x_EBQD + out
 
@@ -102,6 +102,15 @@ def _stack(experts: int, out: int, inner: int) -> nn.Parameter:
     for expert in weight:
         nn.init.xavier_uniform_(expert)
     return nn.Parameter(weight)
+
+
+def _first(weight: Tensor, experts: int) -> Tensor:
+    """The first experts' share of a weight.
+
+    Of all experts it is the weight itself: a view would hold on, from the forward to the backward
+    pass, to what ZeRO 3 has gathered for the block.
+    """
+    return weight if experts == len(weight) else weight[:experts]
 
 
 def _join(experts: int, mixed: Tensor) -> Tensor:

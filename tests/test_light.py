@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -11,7 +12,7 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, Qwen2Config
 from transformers.models.gemma import GemmaConfig
 
 from onellm import light
@@ -98,6 +99,31 @@ def test_gradients_are_the_same_in_any_surrounding(monkeypatch, dtype, again):
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["experts learn", "frozen"])
+def test_weights_can_be_taken_away_between_the_passes(learns):
+    """As ZeRO 3 does: nothing of them stays, and gradients are those of what is put back."""
+
+    def gradients(*, taken: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        block = ExpertBlock(3, 64, 4, hidden_width(64, 16)).requires_grad_(learns)
+        x, own = torch.randn(3, 2, 20, 64, requires_grad=True), list(block.parameters())
+        freed: list[int] = []
+        for parameter in own:
+            weakref.finalize(parameter.untyped_storage(), freed.append, 1)
+        loss = block(x, active=3, queries=4).square().sum()
+        if taken:
+            kept = [parameter.detach().clone() for parameter in own]
+            for parameter in own:
+                parameter.data = torch.empty(0)
+            assert len(freed) == len(own)
+            for parameter, data in zip(own, kept, strict=True):
+                parameter.data = data
+        return [*torch.autograd.grad(loss, [x, *own] if learns else [x])]
+
+    for one, other in zip(gradients(taken=True), gradients(taken=False), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("learns", [True, False], ids=["experts learn", "frozen"])
 def test_small_work_is_kept(monkeypatch, learns):
     """Below the limit nothing is made again; both ways agree, with frozen weights, too."""
     block = ExpertBlock(3, 64, 4, hidden_width(64, 16)).requires_grad_(learns)
@@ -139,6 +165,12 @@ def test_functions_keep_their_inputs_alone(dtype):
             assert close(one, other, 1e-5 if dtype == torch.float32 else 2e-2)
 
 
+def test_a_gate_of_another_type_is_not_rounded_to_it():
+    gate = torch.randn(4, 4, dtype=torch.bfloat16, requires_grad=True)
+    up = torch.randn(4, 4, requires_grad=True)
+    assert torch.equal(gated(gate, up), functional.silu(gate) * up)
+
+
 def test_what_cannot_learn_is_not_wrapped(monkeypatch):
     wrapped = []
     monkeypatch.setattr(light._Products, "apply", lambda *args: wrapped.append(1) or [args[0]])
@@ -152,7 +184,7 @@ def test_what_cannot_learn_is_not_wrapped(monkeypatch):
     assert len(wrapped) == 1
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["", "each", "all"])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_attention_of_the_encoder_is_pytorchs(masked, batch_first):
     own = nn.MultiheadAttention(32, 4, batch_first=batch_first)
@@ -160,7 +192,8 @@ def test_attention_of_the_encoder_is_pytorchs(masked, batch_first):
     x = torch.randn(2, 7, 32) if batch_first else torch.randn(7, 2, 32)
     mask = torch.zeros(8, 7, 7)
     mask[4:, :, 5:] = float("-inf")
-    options = {"need_weights": False, "attn_mask": mask if masked else None}
+    masks = {"": None, "each": mask, "all": mask[-1]}
+    options = {"need_weights": False, "attn_mask": masks[masked]}
     wanted = own(x, x, x, **options)[0]
     own.__class__ = SelfAttention
     assert close(own(x, x, x, **options)[0], wanted)
@@ -187,7 +220,12 @@ SIZES = {
 
 @pytest.mark.parametrize(
     ("config", "light_ones"),
-    [(LlamaConfig, 7), (Qwen2Config, 7), (GemmaConfig, 0)],  # Gemma's norm adds 1, its gate is GELU
+    [
+        (LlamaConfig, 7),
+        (Qwen2Config, 7),
+        (GemmaConfig, 0),  # its norm adds 1, its gate is GELU
+        (Olmo2Config, 2),  # its norms round after they have weighted
+    ],
 )
 @pytest.mark.parametrize("cast", [False, True], ids=["", "autocast"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -200,18 +238,36 @@ def test_an_llm_keeps_less_and_learns_the_same(config, light_ones, dtype, cast):
     classes = [type(module) for module in llm.modules()]
     x = torch.randn(2, 9, 32, dtype=dtype, requires_grad=True)
 
-    def step() -> tuple[int, torch.Tensor]:
+    def step() -> tuple[int, torch.Tensor, torch.Tensor]:
         with LiveBytes("cpu") as live, torch.autocast("cpu", torch.bfloat16, enabled=cast):
             live.know([*llm.parameters(), *llm.buffers(), x])
             out = llm(inputs_embeds=x, use_cache=False).logits.float()
             kept = live.now
-        return kept, torch.autograd.grad(out.log_softmax(-1)[..., 0].sum(), x)[0].float()
+        return kept, out, torch.autograd.grad(out.log_softmax(-1)[..., 0].sum(), x)[0].float()
 
-    kept, wanted = step()
+    kept, out, wanted = step()
     assert lighten(llm) == light_ones
-    less, found = step()
+    less, again, found = step()
+    assert torch.equal(again, out)
     assert close(found, wanted, 3e-2 if cast or dtype == torch.bfloat16 else 1e-5)
     assert less < kept if light_ones else less == kept
     assert lighten(llm) == 0  # once is enough
     plain(llm)
     assert [type(module) for module in llm.modules()] == classes
+
+
+def test_a_norm_that_may_be_given_a_gate_is_left_alone():
+    """As those of state space models, which do the same as Llama's as long as they get none."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.variance_epsilon = nn.Parameter(torch.ones(8)), 1e-5
+
+        def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+            return own_norm(x if gate is None else x * functional.silu(gate), self.weight)
+
+    norm, x = Gated(), torch.randn(2, 8)
+    wanted = norm(x, x)
+    assert lighten(norm) == 0
+    assert torch.equal(norm(x, x), wanted)

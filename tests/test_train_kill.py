@@ -16,6 +16,7 @@ from tiny_runs import tiny_config, tiny_run, write_shards
 
 from onellm.train import loop
 from onellm.train.checkpoint import Checkpoints
+from onellm.train.launch import run_training
 from onellm.train.metrics import read_metrics
 from onellm.train.signals import Stopped
 
@@ -49,10 +50,15 @@ def test_a_signal_saves_and_leaves(tmp_path, monkeypatch, name):
         if step == 1:
             os.kill(os.getpid(), getattr(signal, name))
 
+    model = tiny_model("image", "imu")
+    classes = [type(module) for module in model.modules()]
+    attention = model.llm.config._attn_implementation
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_report", ask)
         with pytest.raises(Stopped, match="stopped by a signal after step 3 of 6, which is saved"):
-            tiny_run(shards, tmp_path / "cut", **sections)
+            run_training(tiny_config(shards, tmp_path / "cut", **sections), model=model)
+    assert [type(module) for module in model.modules()] == classes  # as any other again
+    assert model.llm.config._attn_implementation == attention
     assert signal.getsignal(getattr(signal, name)) == before
     assert Checkpoints(tmp_path / "cut", keep=2).newest().step == 3
     resumed, again = tiny_run(shards, tmp_path / "cut", **sections)

@@ -10,7 +10,7 @@ import torch
 from tiny import signals, tiny_model, tiny_text
 from tiny_runs import tiny_config, tiny_run, write_shards
 from torch import nn
-from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import AutoModelForCausalLM, DogeConfig, FalconConfig, MistralConfig
 
 from onellm.data.loader import Batch, Example, Loader, Medium, SignalReader
 from onellm.data.order import Order, Part
@@ -130,6 +130,31 @@ def test_a_window_is_kept_in_a_packed_row():
     wanted = llm(**inputs).logits
     assert use_packed_attention(llm)
     torch.testing.assert_close(llm(**inputs).logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_hands_on_the_mask_by_its_name():
+    torch.manual_seed(0)
+    llm = AutoModelForCausalLM.from_config(
+        DogeConfig(
+            **{"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 16},
+            **{"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48},
+        )
+    ).eval()
+    x = torch.randn(1, 5, 32)
+    positions = torch.tensor([[0, 1, 2, 0, 1]])
+    inputs = {"inputs_embeds": x, "position_ids": positions, "use_cache": False}
+    wanted = llm(**inputs).logits
+    assert use_packed_attention(llm)
+    torch.testing.assert_close(llm(**inputs).logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_with_attention_of_its_own_keeps_it():
+    llm = AutoModelForCausalLM.from_config(
+        FalconConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
+    assert llm.config._attn_implementation == "sdpa"
+    assert not use_packed_attention(llm)
+    assert llm.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -36,7 +36,8 @@ def test_cards_are_known_by_what_their_drivers_call_them():
         "NVIDIA GeForce RTX 4090": "RTX 4090",
     }.items():
         assert known_gpu(told) is GPUS[name]
-    assert known_gpu("Radeon") is None
+    others = ["Radeon", "NVIDIA RTX A1000", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200"]
+    assert [known_gpu(told) for told in others] == [None] * 4
     for gpu in GPUS.values():
         assert gpu.half > gpu.single > 1
         assert 0.9 < gpu.room / 2**30 / gpu.gibibytes < 1

@@ -205,6 +205,10 @@ def both(place: Path) -> dict[str, Records]:
         "stage": {"trainable": ["projector.*", "llm.*"], "frozen": "features"},
         "compute": {"recompute": ["llm", "projector"]},
     }
+    runs |= {
+        f"brief{zero}": MIXED | {"dtype": "bfloat16", "deepspeed": {"zero": zero}}
+        for zero in (1, 3)
+    }
     runs["packed2"] = PACKED | {"deepspeed": {"zero": 2}}
     runs |= {f"update{z}": UPDATE | {"deepspeed": {"zero": z}} for z in (0, 2)}
     two_processes(place, runs)
@@ -227,6 +231,13 @@ def test_two_processes_of_four_samples_make_the_update_of_one_of_eight(place, bo
 def test_two_processes_equal_one(place, alone, both, name):
     assert_equal_runs(both[name], alone)
     compare(place, "alone", name)
+
+
+def test_zero_3_in_bfloat16_is_zero_1(both):
+    """Weights that are gathered for each block are those that stay."""
+    one, three = both["brief1"], both["brief3"]
+    assert [r["loss"] for r in three] == pytest.approx([r["loss"] for r in one], rel=2e-3)
+    assert [r["grad_norm"] for r in three] == pytest.approx([r["grad_norm"] for r in one], rel=2e-2)
 
 
 def test_two_processes_measure_and_pack_as_one(place, both):

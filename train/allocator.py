@@ -14,6 +14,8 @@ SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 """Environment variables by which somebody has decided already."""
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
 _LARGE = 2**30
+_MOST_OF_OLD = 2**25
+"""Largest block that glibc before 2.35 can be told to keep (mallopt(3), under M_MMAP_THRESHOLD)."""
 
 
 def keep_freed_memory() -> bool:
@@ -28,4 +30,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # musl, macOS, Windows
         return False
-    return bool(mallopt(_TRIM, _LARGE)) and bool(mallopt(_MMAP, _LARGE))
+    # Blocks first: either setting ends glibc's own raising of that threshold, from 128 kB on.
+    if not (mallopt(_MMAP, _LARGE) or mallopt(_MMAP, _MOST_OF_OLD)):
+        return False
+    return bool(mallopt(_TRIM, _LARGE))

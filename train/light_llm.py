@@ -2,13 +2,15 @@
 
 ``transformers`` writes the root-mean-square norm and the gated feed-forward part of the Llama
 family in many classes that do the same. Which of them do is not told by name: each class's
-own ``forward`` is asked, on a few numbers, and where ours gives the same it is laid over the class.
+own ``forward`` is asked, on a few numbers of each type, and where ours gives the same it is laid
+over the class.
 
 Shape legend: B batch, T positions, D width.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -79,44 +81,60 @@ def _light_class(module: nn.Module) -> type | None:
 
 
 def _does_the_same(
-    cls: type, light_cls: type, stand_in: Callable[[Any], SimpleNamespace | None], module: nn.Module
+    cls: type, light_cls: type, stand_in: Callable[..., SimpleNamespace | None], module: nn.Module
 ) -> bool:
-    """Whether two classes' forwards agree on a small stand-in for a module, to the last bits."""
-    small = stand_in(module)
-    if small is None:
-        return False
+    """Whether two classes' forwards agree on small stand-ins for a module, to the last bits.
+
+    In 16 bits, too: some norms round after they have weighted, or always to the input's type.
+    """
+    if len(inspect.signature(cls.forward).parameters) != 2:  # type: ignore[attr-defined]
+        return False  # such as a norm that may be given a gate
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, _WIDTH, generator=generator)
-    try:
-        with torch.no_grad():
-            own, ours = (c.forward(small, x) for c in (cls, light_cls))  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, RuntimeError):  # of another kind
-        return False
-    return isinstance(own, Tensor) and torch.allclose(own, ours, rtol=1e-6, atol=1e-6)
+    for of_weights, of_x in _TYPES:
+        small = stand_in(module, of_weights)
+        if small is None:
+            return False
+        try:
+            with torch.no_grad():
+                own, ours = (c.forward(small, x.to(of_x)) for c in (cls, light_cls))  # type: ignore[attr-defined]
+        except Exception:  # of another kind, whatever it says of a stand-in
+            return False
+        if not isinstance(own, Tensor) or own.dtype != ours.dtype:
+            return False
+        if not torch.allclose(own, ours, rtol=1e-6, atol=1e-6):
+            return False
+    return True
 
 
+_TYPES = (
+    (torch.float32, torch.float32),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float32, torch.bfloat16),  # autocast, in norms of queries and keys
+)
+"""Of weights and of what goes through them."""
 _WIDTH = 8
 
 
-def _small_norm(module: Any) -> SimpleNamespace | None:
+def _small_norm(module: Any, dtype: torch.dtype) -> SimpleNamespace | None:
     """A norm of few numbers; its weights stand for any."""
     own = dict(module.named_parameters(recurse=False))
     if set(own) != {"weight"} or not hasattr(module, "variance_epsilon") or _parts(module):
         return None
-    weight = torch.linspace(0.5, 2.0, _WIDTH)
+    weight = torch.linspace(0.5, 2.0, _WIDTH).to(dtype)
     return SimpleNamespace(weight=weight, variance_epsilon=module.variance_epsilon)
 
 
-def _small_gate(module: Any) -> SimpleNamespace | None:
+def _small_gate(module: Any, dtype: torch.dtype) -> SimpleNamespace | None:
     """A feed-forward part of few numbers with its module's activation."""
     if not {"gate_proj", "up_proj", "down_proj", "act_fn"} <= _parts(module):
         return None
     generator = torch.Generator().manual_seed(1)
-    up, down = (torch.randn(12, _WIDTH, generator=generator) for _ in range(2))
+    up, down = (torch.randn(12, _WIDTH, generator=generator).to(dtype) for _ in range(2))
     return SimpleNamespace(
         act_fn=module.act_fn,
-        gate_proj=lambda x: functional.linear(x, up.flip(0)),
-        up_proj=lambda x: functional.linear(x, up),
+        gate_proj=lambda x: functional.linear(x.to(dtype), up.flip(0)),
+        up_proj=lambda x: functional.linear(x.to(dtype), up),
         down_proj=lambda x: functional.linear(x, down.T),
         config=getattr(module, "config", None),
     )

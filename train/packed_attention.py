@@ -37,9 +37,9 @@ def use_packed_attention(llm: Any) -> bool:
     AttentionMaskInterface.register(NAME, _mask)
     try:
         llm.set_attn_implementation(NAME)
-    except ValueError:  # its attention is its own
+    except ValueError:
         return False
-    return True
+    return bool(llm.config._attn_implementation == NAME)  # not where its attention is its own
 
 
 def use_own_attention(llm: Any) -> None:
@@ -96,14 +96,22 @@ def pieces(seen_B1TT: Tensor) -> list[int] | None:
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a block, (B, H, T, K) → (B, T, H, K), as ``transformers`` calls it."""
+    """Attention of a block, (B, H, T, K) → (B, T, H, K), as ``transformers`` calls it.
+
+    Some models name the mask, so it bears their name for it.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    sizes = getattr(mask, "pieces", None)
+    sizes = getattr(attention_mask, "pieces", None)
     if sizes is None or kwargs.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     kwargs["is_causal"] = True
     samples = zip(*(x.split(sizes, 2) for x in (query, key, value)), strict=True)
     done = [sdpa_attention_forward(module, *sample, None, **kwargs)[0] for sample in samples]
