@@ -223,22 +223,28 @@ class TarSamples(SampleList):
         return index + (self.sizes[number] if number in self._lost else 1)
 
     def _shard(self, number: int) -> Shard:
-        if number in self._lost:
-            error, again = self._lost[number]
-            if time.monotonic() < again:  # each took all tries to fail
-                raise error
-            del self._lost[number]
-        if number not in self._open:
+        """An open shard. Lengths are measured in one thread and media read in another.
+
+        There is no lock, which a forked process would inherit held: each line is one step.
+        """
+        error, again = self._lost.get(number, (None, 0.0))
+        if error is not None and time.monotonic() < again:  # each took all tries to fail
+            raise error.with_traceback(None)  # that of each time before would be kept with it
+        shard = self._open.get(number)
+        if shard is None:
             try:
-                self._open[number] = self._opened(number)
+                shard = self._opened(number)
             except BadInput as error:
                 passing = isinstance(error, OutOfReach)
                 self._lost[number] = error, time.monotonic() + _AGAIN if passing else math.inf
                 raise
+            self._lost.pop(number, None)
+        self._open[number] = shard
+        with suppress(KeyError):  # made room for already
+            self._open.move_to_end(number)
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)
-        self._open.move_to_end(number)
-        return self._open[number]
+        return shard
 
     def _opened(self, number: int) -> Shard:
         shard = self.fetch(self.shards[number], Shard)
