@@ -174,7 +174,9 @@ class RecordSamples(SampleList):
 
         In a table, one row tells of all that have something in the same cells.
         """
-        tells = {"media", DATA_TYPE} & set(self.records.fields)  # by what they hold
+        theirs = self.translator.fields
+        tells = {theirs.get(f, f) for f in ("media", DATA_TYPE)}  # by what they hold
+        tells &= set(self.records.fields)
         alike_N = None if tells else self.records.alike
         known: dict[int | None, str] = {-1: ""}
         tried: Counter[int] = Counter()
