@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -487,3 +488,20 @@ def test_a_column_of_a_csv_that_tells_the_modality_may_have_another_name(tmp_pat
     (tmp_path / "a.csv").write_text("url,kind,caption\na.png,image,a\na.npy,imu,b\n")
     made = opened(tmp_path, modalities, path="a.csv", fields={"data_type": "kind"})
     assert {group: len(own) for group, own in made.groups.items()} == {"image": 1, "imu": 1}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_finding_records_takes_a_few_numbers_for_each_and_not_the_file(tmp_path, kind):
+    """Tables of 10^8 rows are opened by each process of a machine."""
+    words, count = "of a chair " * 20, 20_000
+    lines = [f"{words}\ta{n}.png" for n in range(count)]
+    if kind == "jsonl":
+        lines = [json.dumps({"caption": words, "image": f"a{n}.png"}) for n in range(count)]
+    file = tmp_path / f"a.{kind}"
+    file.write_text("\n".join(["caption\turl"] * (kind == "csv") + lines))
+    tracemalloc.start()
+    try:
+        assert len(open_text(file, kind)) == count
+        assert tracemalloc.get_traced_memory()[1] < 100 * count
+    finally:
+        tracemalloc.stop()
