@@ -33,6 +33,7 @@ LISTING = "shards.json"
 _TEXTS = ("json", "txt")
 _AGAIN = 600.0  # seconds after which a shard that was out of reach is asked for once more
 _TRIED = 100  # samples that are looked into for what all of them have
+_BLOCK = 1 << 20
 _OPEN = 16  # shards whose places are kept in memory, and whose files are kept open
 
 Member = tuple[int, int]
@@ -76,6 +77,7 @@ def _index(path: Path, descriptor: int) -> list[Entry]:
                     found = f"the link {member.name!r}"
                     hint = "Write the tar with --hard-dereference or -h."
                     raise BadInput(path, expected="files", found=found, hint=hint)
+            _check_rest(path, stream, tar.offset)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         head = os.pread(descriptor, 16, 0)
         hint = "Compressed tars cannot be read at any place: unpack them." if _packed(head) else ""
@@ -116,6 +118,16 @@ def _check_end(path: Path, stream: BinaryIO) -> None:
     if stream.read().strip(b"\0"):  # every tar ends with two blocks of zeros
         found = "one without its end mark: it is cut off"
         raise BadInput(path, expected="a readable tar file", found=found)
+
+
+def _check_rest(path: Path, stream: BinaryIO, end: int) -> None:
+    """Find what lies behind the end mark, where nobody would read it."""
+    stream.seek(end)
+    while block := stream.read(_BLOCK):
+        if block.strip(b"\0"):
+            found = "more behind its end mark: tars that were put one behind the other"
+            hint = "Put them together with tar --concatenate, or name them one by one."
+            raise BadInput(path, expected="one tar", found=found, hint=hint)
 
 
 class Shard:

@@ -326,3 +326,14 @@ def test_a_lost_shard_is_told_of_without_what_was_told_before(tmp_path, modaliti
         except BadInput as error:
             depths.append(len(list(traceback.walk_tb(error.__traceback__))))
     assert depths == depths[:1] * 4
+
+
+def test_tars_put_one_behind_the_other_are_refused(tmp_path):
+    """A tar ends at its end mark: the samples of the second would be lost without a word."""
+    write_tar(tmp_path / "a.tar", [("a.png", picture(0))])
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(data + data.replace(b"a.png", b"b.png"))
+    with pytest.raises(BadInput, match="one behind the other.*--concatenate"):
+        index_tar(tmp_path / "a.tar")
+    (tmp_path / "a.tar").write_bytes(data + bytes(3 * 512))
+    assert [entry.key for entry in index_tar(tmp_path / "a.tar")] == ["a"]
