@@ -333,7 +333,7 @@ def test_tars_put_one_behind_the_other_are_refused(tmp_path):
     write_tar(tmp_path / "a.tar", [("a.png", picture(0))])
     data = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(data + data.replace(b"a.png", b"b.png"))
-    with pytest.raises(BadInput, match="one behind the other.*--concatenate"):
+    with pytest.raises(BadInput, match=r"one behind the other.*--concatenate"):
         index_tar(tmp_path / "a.tar")
     (tmp_path / "a.tar").write_bytes(data + bytes(3 * 512))
     assert [entry.key for entry in index_tar(tmp_path / "a.tar")] == ["a"]
