@@ -21,7 +21,7 @@ from onellm.model import OneLLM
 from onellm.quiet import hush
 from onellm.train.agreement import check_same_data, check_same_step
 from onellm.train.allocator import keep_freed_memory
-from onellm.train.blocks import apply_compute, restore
+from onellm.train.blocks import apply_compute
 from onellm.train.broken import forget_later
 from onellm.train.checkpoint import Checkpoints, check_same_run
 from onellm.train.config import TrainConfig
@@ -87,7 +87,6 @@ def run_training(
         finish(run.engine, config, out if export else None)
     finally:
         run.metrics.close()
-        restore(model, config.compute)  # of a run that was stopped, too: its caller has the model
     run.engine.close()
     return out
 
