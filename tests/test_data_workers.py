@@ -77,10 +77,10 @@ def test_a_sample_that_hangs_is_named_and_its_worker_ended(tmp_path, act, monkey
     monkeypatch.setattr(workers, "_LOOK", 0.2)
     monkeypatch.setattr(lifeline, "GRACE", 0.5)
     made = in_processes(
-        maker(tmp_path, 9, act), jobs(), 2, patience=2.0, name=lambda n: f"sample {n}"
+        maker(tmp_path, 9, act), jobs(), 2, patience=1.0, name=lambda n: f"sample {n}"
     )
     got = []
-    with pytest.raises(BadInput, match=r"^sample 9: expected a sample within 2 s.*data\.patience"):
+    with pytest.raises(BadInput, match=r"^sample 9: expected a sample within 1 s.*data\.patience"):
         for items in made:
             got += items
     assert got == list(range(8))
