@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,15 @@ def _in_outline(column: Any) -> Any:
 
 
 def _alike(rows: Any) -> NDArray[np.int32]:
-    """Number records by which of their cells hold something."""
+    """Number records by which of their cells, and of the fields in these, hold something."""
     number_N = np.zeros(len(rows), dtype=np.int64)
     for name in rows.column_names if len(rows) else ():
-        there_N = _filled(rows.data.column(name))
-        if rows._indices is not None:
-            there_N = there_N[rows._indices.column(0).to_numpy()]
-        if not there_N.all():
-            number_N = np.unique(2 * number_N + ~there_N, return_inverse=True)[1]
+        column = rows.data.column(name)
+        for there_N in (_filled(column), *_filled_inside(column)):
+            if rows._indices is not None:
+                there_N = there_N[rows._indices.column(0).to_numpy()]
+            if not there_N.all():
+                number_N = np.unique(2 * number_N + ~there_N, return_inverse=True)[1]
     return number_N.astype(np.int32)
 
 
@@ -88,6 +89,43 @@ def _filled(column: Any) -> NDArray[np.bool_]:
         some = compute.greater(compute.list_value_length(column), 0)
         there = compute.and_(there, compute.fill_null(some, False))
     return np.asarray(there.combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _filled_inside(column: Any) -> list[NDArray[np.bool_]]:
+    """Of each field in lists of mappings, such as messages: which records have it somewhere."""
+    import pyarrow.types
+
+    if not (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)):
+        return []
+    chunks = []
+    for chunk in column.chunks:
+        leaves = _leaves(np.arange(len(chunk)), chunk)
+        chunks.append([_marked(rows, values, len(chunk)) for rows, values in leaves])
+    return [np.concatenate(fields) for fields in zip(*chunks, strict=True)]
+
+
+def _leaves(rows: Any, values: Any) -> Iterator[tuple[Any, Any]]:
+    """The innermost fields of lists and mappings: the row of each value, and the values."""
+    import pyarrow.types
+
+    kind = values.type
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
+        if not pyarrow.types.is_primitive(kind.value_type):
+            inside = np.repeat(rows, values.value_lengths().fill_null(0).to_numpy())
+            yield from _leaves(inside, values.flatten())
+    elif pyarrow.types.is_struct(kind):
+        for field in values.flatten():
+            yield from _leaves(rows, field)
+    else:
+        yield rows, values
+
+
+def _marked(rows: Any, values: Any, count: int) -> NDArray[np.bool_]:
+    import pyarrow
+
+    marked_N = np.zeros(count, dtype=bool)
+    marked_N[rows[_filled(pyarrow.chunked_array([values]))]] = True
+    return marked_N
 
 
 def _undecoded(table: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,17 +156,19 @@ class RecordSamples(SampleList):
         """The same samples, apart by the modalities of their media."""
         if not len(self.rows):
             return {}
-        groups: dict[str, list[int]] = {}
+        groups: dict[str, array[int]] = {}  # a list would take five times the memory
         for row, group in self._group_of_rows():
-            groups.setdefault(group, []).append(row)
+            groups.setdefault(group, array("q")).append(row)
         # Broken records go where most are: whoever draws one will hear of it, or take the next.
-        broken = groups.pop("", [])
+        broken = groups.pop("", array("q"))
         if not groups:
-            groups[group_of(self.outline(0))] = []  # raises, and tells what is wrong with the first
+            # Raises, and tells what is wrong with the first.
+            groups[group_of(self.outline(0))] = array("q")
         most = max(groups, key=lambda group: len(groups[group]))
-        groups[most] = sorted([*groups[most], *broken])
+        if broken:
+            groups[most] = array("q", sorted([*groups[most], *broken]))
         return {
-            group: RecordSamples(self.records, self.translator, np.array(rows))
+            group: RecordSamples(self.records, self.translator, np.array(rows, dtype=np.int64))
             for group, rows in groups.items()
         }
 
@@ -174,11 +177,13 @@ class RecordSamples(SampleList):
 
         In a table, one row tells of all that have something in the same cells.
         """
-        tells = {"media", DATA_TYPE} & set(self.records.fields)  # by what they hold
+        theirs = self.translator.fields
+        tells = {theirs.get(f, f) for f in ("media", DATA_TYPE)}  # by what they hold
+        tells &= set(self.records.fields)
         alike_N = None if tells else self.records.alike
         known: dict[int | None, str] = {-1: ""}
         tried: Counter[int] = Counter()
-        for row in self.rows.tolist():
+        for row in map(int, self.rows):
             kind = None if alike_N is None else int(alike_N[row])
             if kind in known:
                 yield row, known[kind]

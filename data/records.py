@@ -11,9 +11,10 @@ import csv
 import io
 import json
 import mmap
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -154,49 +155,63 @@ def open_text(path: Path, kind: str) -> TextRecords:
         BadInput: it is missing, empty, or not of that kind.
     """
     try:
-        data = path.read_bytes()
+        data = _map(path)
     except OSError as error:
         found = "no such file" if not path.exists() else f"an unreadable file ({error.strerror})"
         raise BadInput(path, expected=f"a {kind} file", found=found) from error
-    if not data.strip():
+    if data is None or re.search(rb"\S", data) is None:
         raise BadInput(path, expected=f"a {kind} file", found="an empty one")
     if kind == "csv":
         header, delimiter = _header(path, data)
-        rows = np.array(list(_csv_rows(path, data, delimiter, len(header))), dtype=np.int64)
-        rows_N3 = rows.reshape(-1, 3)
+        rows_N3 = _array(_csv_rows(path, data, delimiter, len(header)), 3)
         parse = partial(_row, header=header, delimiter=delimiter)
         alike_N = rows_N3[:, 2].astype(np.int32)
         return TextRecords(path, rows_N3[:, :2].copy(), parse, fields=tuple(header), alike=alike_N)
     spans = _line_spans(path, data) if kind == "jsonl" else _element_spans(path, data)
-    return TextRecords(path, _array(spans), json.loads)
+    return TextRecords(path, _array(spans, 2), json.loads)
 
 
-def _array(spans: Iterator[tuple[int, int]]) -> NDArray[np.int64]:
-    return np.array(list(spans), dtype=np.int64).reshape(-1, 2)
+def _map(path: Path) -> mmap.mmap | None:
+    """The bytes of a file, of which only those that are looked at take memory; None of none."""
+    with path.open("rb") as file:
+        if not file.seek(0, io.SEEK_END):
+            return None
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _line_spans(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
-    if data.lstrip()[:1] == b"[" and _is_list(data):
+def _lines(data: mmap.mmap) -> Iterator[bytes]:
+    data.seek(0)
+    return iter(data.readline, b"")
+
+
+def _array(rows: Iterator[tuple[int, ...]], width: int) -> NDArray[np.int64]:
+    """Rows of numbers as they come: as tuples in a list they would take ten times the memory."""
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
+    return flat.reshape(-1, width)
+
+
+def _line_spans(path: Path, data: mmap.mmap) -> Iterator[tuple[int, int]]:
+    if _is_list(data):
         hint = "Set 'format' (--format json)."
         raise BadInput(path, expected="an object on each line", found="a JSON list", hint=hint)
     begin = 0
-    for line in io.BytesIO(data):
+    for line in _lines(data):
         if line.strip():
             yield begin, begin + len(line)
         begin += len(line)
 
 
-def _is_list(data: bytes) -> bool:
+def _is_list(data: mmap.mmap) -> bool:
     """Whether the first line is not a record of its own."""
-    first = data.lstrip().split(b"\n", 1)[0].rstrip()
+    first = next(filter(None, map(bytes.strip, _lines(data))))
     return first == b"[" or first[:2] == b"[{"
 
 
-def _element_spans(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
+def _element_spans(path: Path, data: mmap.mmap) -> Iterator[tuple[int, int]]:
     """Elements of a JSON list, by parsing each of them once."""
     # Latin-1 has one character for each byte, so that places in the text are places in the file.
     # JSON's own marks are the same in it as in UTF-8.
-    text = data.decode("latin-1").removeprefix("\xef\xbb\xbf")
+    text = str(data, "latin-1").removeprefix("\xef\xbb\xbf")
     shift = len(data) - len(text)
     decoder, at = json.JSONDecoder(), _skip(text, 0)
     if text[at : at + 1] != "[":
@@ -224,10 +239,10 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _header(path: Path, data: bytes) -> tuple[list[str], str]:
+def _header(path: Path, data: mmap.mmap) -> tuple[list[str], str]:
     """Titles of a table's columns, and what separates them: a tab if there is one."""
     try:
-        first = data.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
+        first = next(_lines(data)).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise BadInput(path, expected="a table in UTF-8", found=f"{error}") from error
     delimiter = "\t" if "\t" in first else ","
@@ -249,7 +264,7 @@ def _header(path: Path, data: bytes) -> tuple[list[str], str]:
 
 
 def _csv_rows(
-    path: Path, data: bytes, delimiter: str, columns: int
+    path: Path, data: mmap.mmap, delimiter: str, columns: int
 ) -> Iterator[tuple[int, int, int]]:
     """Begin and end of a table's rows, and a number for which of their cells hold something.
 
@@ -259,7 +274,7 @@ def _csv_rows(
 
     def lines() -> Iterator[str]:
         nonlocal at
-        for line in io.BytesIO(data):
+        for line in _lines(data):
             at += len(line)
             yield line.decode("latin-1")
 

@@ -10,21 +10,20 @@ import json
 import math
 import os
 import re
-import tarfile
 import time
 from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from onellm.data.fetching import OutOfReach
 from onellm.data.lists import SampleList
 from onellm.data.locate import check_listed
 from onellm.data.sample import Sample
+from onellm.data.tar_index import Entry, entries_of
 from onellm.data.translate import Translator
 from onellm.errors import BadInput
 from onellm.source import Blob, Source
@@ -35,22 +34,6 @@ _AGAIN = 600.0  # seconds after which a shard that was out of reach is asked for
 _TRIED = 100  # samples that are looked into for what all of them have
 _OPEN = 16  # shards whose places are kept in memory, and whose files are kept open
 
-Member = tuple[int, int]
-"""First byte and number of bytes."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One sample of a tar.
-
-    Args:
-        key: what its members' names have in common.
-        members: suffix without its first dot → where it is.
-    """
-
-    key: str
-    members: Mapping[str, Member]
-
 
 def index_tar(path: Path) -> list[Entry]:
     """Find the samples of a tar by its headers.
@@ -59,63 +42,6 @@ def index_tar(path: Path) -> list[Entry]:
         BadInput: missing, compressed, damaged, cut off, empty, or with one key in two places.
     """
     return Shard(path).entries
-
-
-def _index(path: Path, descriptor: int) -> list[Entry]:
-    entries: list[Entry] = []
-    try:
-        with (
-            os.fdopen(os.dup(descriptor), "rb") as stream,
-            tarfile.open(fileobj=stream, mode="r:") as tar,
-        ):
-            _check_end(path, stream)
-            for member in tar:
-                if member.isfile():
-                    _put(path, entries, member)
-                elif member.islnk() or member.issym():  # as tar writes a file's second name
-                    found = f"the link {member.name!r}"
-                    hint = "Write the tar with --hard-dereference or -h."
-                    raise BadInput(path, expected="files", found=found, hint=hint)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        head = os.pread(descriptor, 16, 0)
-        hint = "Compressed tars cannot be read at any place: unpack them." if _packed(head) else ""
-        expected = "a readable tar file"
-        found = getattr(error, "strerror", None) or f"{error}; it begins with {head!r}"
-        raise BadInput(path, expected=expected, found=found, hint=hint) from error
-    if not entries:
-        raise BadInput(path, expected="a tar of samples", found="no sample in it")
-    key, times = Counter(entry.key for entry in entries).most_common(1)[0]
-    if times > 1:
-        found = f"{key!r} in {times} places"
-        raise BadInput(path, expected="members of a sample next to each other", found=found)
-    return entries
-
-
-def _put(path: Path, entries: list[Entry], member: tarfile.TarInfo) -> None:
-    folder, _, file = member.name.rpartition("/")
-    stem, dot, suffix = file.partition(".")
-    if not dot or not stem:  # notes of the author, hidden files
-        return
-    key = f"{folder}/{stem}" if folder else stem
-    if not entries or entries[-1].key != key:
-        entries.append(Entry(key, {}))
-    members: Any = entries[-1].members
-    if suffix.lower() in members:
-        found = f"{member.name!r} twice"
-        raise BadInput(path, expected="members of a sample with different suffixes", found=found)
-    members[suffix.lower()] = (member.offset_data, member.size)
-
-
-def _packed(head: bytes) -> bool:
-    return head[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
-
-
-def _check_end(path: Path, stream: BinaryIO) -> None:
-    """Find a tar that was cut off between two members, which reads like a shorter one."""
-    stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1024))
-    if stream.read().strip(b"\0"):  # every tar ends with two blocks of zeros
-        found = "one without its end mark: it is cut off"
-        raise BadInput(path, expected="a readable tar file", found=found)
 
 
 class Shard:
@@ -128,7 +54,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.__setstate__((path, []))
         # The same open file: another process may take this one's room on the shelf.
-        self.entries = _index(path, self._file)
+        self.entries = entries_of(path, self._file)
 
     def __getstate__(self) -> tuple[Path, list[Entry]]:
         return self.path, self.entries  # each process opens the file itself
@@ -223,22 +149,28 @@ class TarSamples(SampleList):
         return index + (self.sizes[number] if number in self._lost else 1)
 
     def _shard(self, number: int) -> Shard:
-        if number in self._lost:
-            error, again = self._lost[number]
-            if time.monotonic() < again:  # each took all tries to fail
-                raise error
-            del self._lost[number]
-        if number not in self._open:
+        """An open shard. Lengths are measured in one thread and media read in another.
+
+        There is no lock, which a forked process would inherit held: each line is one step.
+        """
+        error, again = self._lost.get(number, (None, 0.0))
+        if error is not None and time.monotonic() < again:  # each took all tries to fail
+            raise error.with_traceback(None)  # that of each time before would be kept with it
+        shard = self._open.get(number)
+        if shard is None:
             try:
-                self._open[number] = self._opened(number)
+                shard = self._opened(number)
             except BadInput as error:
                 passing = isinstance(error, OutOfReach)
                 self._lost[number] = error, time.monotonic() + _AGAIN if passing else math.inf
                 raise
+            self._lost.pop(number, None)
+        self._open[number] = shard
+        with suppress(KeyError):  # made room for already
+            self._open.move_to_end(number)
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)
-        self._open.move_to_end(number)
-        return self._open[number]
+        return shard
 
     def _opened(self, number: int) -> Shard:
         shard = self.fetch(self.shards[number], Shard)

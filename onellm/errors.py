@@ -57,7 +57,11 @@ class MissingExtra(OneLLMError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
         super().__init__(f"{package} is not installed: pip install 'onellm[{extra}]'")
+
+    def __reduce__(self) -> tuple[object, ...]:  # from its message alone it could not be made
+        return MissingExtra, (self.package, self.extra)
 
 
 def plain_reason(error: OSError) -> str:

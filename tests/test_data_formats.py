@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -449,3 +450,58 @@ def test_recordings_and_pictures_in_one_table(tmp_path, modalities):
     assert set(made.groups) == {"image", "image+imu"}
     for name, source in made.groups["image+imu"][0].media:
         assert modalities[name].load(source).ndim >= 2
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "a slice"])
+def test_parquet_of_messages_of_which_some_have_a_picture(tmp_path, modalities, cut):
+    datasets = pytest.importorskip("datasets")
+    shown = {"type": "image", "image": "a.png", "text": None}
+    asked = {"type": "text", "image": None, "text": "Well?"}
+    told = {"role": "assistant", "content": [asked | {"text": "No."}]}
+    contents = [[shown, asked], None, [asked], [shown], [asked], [asked, shown]]
+    rows = [{"messages": [{"role": "user", "content": own}, told]} for own in contents]
+    rows[1]["messages"] = [told]
+    table = datasets.Dataset.from_list(rows)
+    if cut:
+        table = table.select(range(1, 6))
+    table.save_to_disk(str(tmp_path / "saved"))
+    made = opened(tmp_path, modalities, path="saved", format="hub")
+    found = {g: [int(s.id.rpartition("#")[2]) for s in own] for g, own in made.groups.items()}
+    wanted = {"image": [0, 3, 5], "text": [1, 2, 4]}
+    assert found == {g: [n - cut for n in own if n >= cut] for g, own in wanted.items()}
+
+
+@pytest.mark.parametrize("ours", ["media", "data_type"])
+def test_a_column_that_tells_the_modality_may_have_another_name(tmp_path, modalities, ours):
+    """What it holds tells it, in each row anew; that it holds something does not."""
+    datasets = pytest.importorskip("datasets")
+    names = ["image", "imu", "imu"]
+    rows = [{"url": "a.png", "their": name, "caption": "a chair"} for name in names]
+    if ours == "media":
+        rows = [{"their": [[name, "a.png"]], "caption": "a chair"} for name in names]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
+    made = opened(tmp_path, modalities, path="a.parquet", fields={ours: "their"})
+    assert {group: len(own) for group, own in made.groups.items()} == {"image": 1, "imu": 2}
+
+
+def test_a_column_of_a_csv_that_tells_the_modality_may_have_another_name(tmp_path, modalities):
+    (tmp_path / "a.csv").write_text("url,kind,caption\na.png,image,a\na.npy,imu,b\n")
+    made = opened(tmp_path, modalities, path="a.csv", fields={"data_type": "kind"})
+    assert {group: len(own) for group, own in made.groups.items()} == {"image": 1, "imu": 1}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_finding_records_takes_a_few_numbers_for_each_and_not_the_file(tmp_path, kind):
+    """Tables of 10^8 rows are opened by each process of a machine."""
+    words, count = "of a chair " * 20, 20_000
+    lines = [f"{words}\ta{n}.png" for n in range(count)]
+    if kind == "jsonl":
+        lines = [json.dumps({"caption": words, "image": f"a{n}.png"}) for n in range(count)]
+    file = tmp_path / f"a.{kind}"
+    file.write_text("\n".join(["caption\turl"] * (kind == "csv") + lines))
+    tracemalloc.start()
+    try:
+        assert len(open_text(file, kind)) == count
+        assert tracemalloc.get_traced_memory()[1] < 100 * count
+    finally:
+        tracemalloc.stop()

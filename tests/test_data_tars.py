@@ -6,7 +6,10 @@ import errno
 import io
 import json
 import pickle
+import sys
 import tarfile
+import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from tiny import MODALITIES
 from tiny_runs import opened, picture, recording, write_shards, write_tar
 
+from onellm.data import tars
 from onellm.data.convert import convert
 from onellm.data.datasets import mixture
 from onellm.data.faults import FaultConfig, Faults
@@ -277,3 +281,59 @@ def test_shards_of_the_same_name_in_two_folders_hold_different_samples(tmp_path,
     (samples,) = made.groups.values()
     one, two = (medium_key(samples[i], 0) for i in (0, 1))
     assert one != two
+
+
+def test_two_threads_read_more_shards_than_are_kept_open(tmp_path, modalities, monkeypatch):
+    """As a run does that measures lengths ahead of what it reads."""
+    monkeypatch.setattr(tars, "_OPEN", 1)
+    for number in range(3):
+        write_tar(tmp_path / f"image-{number}.tar", [("a.png", picture(0)), ("a.txt", b"a chair")])
+    (samples,) = opened(str(tmp_path), modalities).groups.values()
+    failed: list[Exception] = []
+
+    def read(step: int) -> None:
+        try:
+            for n in range(2000):
+                assert samples[n * step % 3].id.endswith(f"image-{n * step % 3}.tar/a")
+        except Exception as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read, args=(step,)) for step in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed
+
+
+def test_a_lost_shard_is_told_of_without_what_was_told_before(tmp_path, modalities):
+    """Each raise would keep the frames of all raises before it, and what these hold."""
+    for number in range(2):
+        write_tar(tmp_path / f"image-{number}.tar", [("a.png", picture(0)), ("a.txt", b"a chair")])
+    (samples,) = opened(str(tmp_path), modalities).groups.values()
+    (tmp_path / "image-1.tar").unlink()
+    depths = []
+    for _ in range(4):
+        with pytest.raises(BadInput, match="image-1"):
+            samples[1]
+        try:
+            samples[1]
+        except BadInput as error:
+            depths.append(len(list(traceback.walk_tb(error.__traceback__))))
+    assert depths == depths[:1] * 4
+
+
+def test_tars_put_one_behind_the_other_are_refused(tmp_path):
+    """A tar ends at its end mark: the samples of the second would be lost without a word."""
+    write_tar(tmp_path / "a.tar", [("a.png", picture(0))])
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(data + data.replace(b"a.png", b"b.png"))
+    with pytest.raises(BadInput, match=r"one behind the other.*--concatenate"):
+        index_tar(tmp_path / "a.tar")
+    (tmp_path / "a.tar").write_bytes(data + bytes(3 * 512))
+    assert [entry.key for entry in index_tar(tmp_path / "a.tar")] == ["a"]

@@ -20,7 +20,7 @@ from tiny_runs import picture, tiny_config
 from onellm.config import parse
 from onellm.data import lifeline, workers
 from onellm.data.workers import in_processes
-from onellm.errors import BadInput
+from onellm.errors import BadInput, MissingExtra
 from onellm.modality import Modality
 from onellm.source import Source
 from onellm.train.config import TrainConfig
@@ -105,6 +105,16 @@ def test_a_sample_over_which_a_worker_dies_is_named(tmp_path, act, found, monkey
     made = in_processes(maker(tmp_path, 6, act), jobs(), 2, name=lambda n: f"sample {n}")
     with pytest.raises(BadInput, match=f"^sample 6: .*{found}"):
         list(made)
+
+
+def _lacks(_: int) -> None:
+    raise MissingExtra("reader", "more")
+
+
+def test_a_package_that_a_reader_lacks_is_named(tmp_path):
+    made = in_processes(maker(tmp_path, 0, _lacks), jobs(), 1)
+    with pytest.raises(MissingExtra, match="reader is not installed"):
+        next(made)
 
 
 def test_leaving_early_ends_workers_that_hang(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from tiny_runs import tiny_config, tiny_run, write_shards
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
 from onellm.train.checkpoint import Checkpoints
+from onellm.train.engine import Place
 from onellm.train.finish import export_run
 from onellm.train.launch import run_training
 from onellm.train.metrics import read_metrics
-from onellm.train.zero import deepspeed_json
+from onellm.train.zero import DeepSpeedEngine, deepspeed_json
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 600
@@ -125,6 +127,27 @@ UPDATE: dict[str, Any] = {
     "optim": {"lr": 2e-5, "warmup_steps": 0},
     "batch": {"per_device": 4, "same_modality": 1},
 }
+
+
+def test_processes_wait_longer_for_each_other_than_one_for_a_sample(tmp_path, monkeypatch):
+    """Otherwise the others end the run before the sample is named: NCCL gives up in ten minutes."""
+    started: dict[str, Any] = {}
+
+    def start(backend: str, *, timeout: timedelta) -> None:
+        started.update(backend=backend, timeout=timeout)
+        raise ConfigError("far enough")
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")  # what the engine sets is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.distributed, "init_process_group", start)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    objective: Any = None  # it is not come to
+    for patience, least in ((1200, timedelta(seconds=1500)), (0, timedelta(days=30))):
+        config = tiny_config(tmp_path, tmp_path, deepspeed={"zero": 1}, data={"patience": patience})
+        with pytest.raises(ConfigError, match="far enough"):
+            DeepSpeedEngine(objective, config, Place())
+        assert started["timeout"] > least
 
 
 def two_processes(place: Path, runs: dict[str, dict[str, Any]]) -> None:

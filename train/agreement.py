@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from onellm.data.order import Part
 from onellm.errors import CheckpointError, ConfigError
 from onellm.train.engine import Engine
+
+_SLACK = timedelta(minutes=10)  # for the longest step and save, as PyTorch has it for GPUs
+_FOR_EVER = timedelta(days=365)
+
+
+def waiting_time(patience: float) -> timedelta:
+    """How long processes wait for one of them before they give the run up.
+
+    Longer than that one waits for a sample: whoever has lost patience names the sample, and who has
+    waited for it knows nothing but a connection that timed out.
+
+    Args:
+        patience: ``data.patience``, in seconds; 0 for ever.
+    """
+    return _SLACK + timedelta(seconds=patience) if patience else _FOR_EVER
 
 
 def check_same_step(engine: Engine, step: int, folder: Path) -> None:

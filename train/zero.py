@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from onellm.data.loader import Batch
 from onellm.errors import ConfigError, plain_reason
 from onellm.slots import StateDict, weights_of
+from onellm.train.agreement import waiting_time
 from onellm.train.config import TrainConfig
 from onellm.train.engine import Place, Update, part_norms, part_squares, pick_device, set_lr
 from onellm.train.objectives import Losses, Objective
@@ -133,12 +135,14 @@ class DeepSpeedEngine:
 
     def __init__(self, objective: Objective, config: TrainConfig, place: Place) -> None:
         settings = deepspeed_json(config, place.world)
-        deepspeed, self._environment = _start_deepspeed(place)
+        wait = waiting_time(config.data.patience)
+        deepspeed, self._environment = _start_deepspeed(place, wait)
         _check_disk(config)
         self.rank, self.world = place.rank, place.world
         # What the processes tell each other goes past the GPUs, which have enough to do.
-        gloo = torch.distributed.get_backend() == "gloo"
-        self.talk: Any = None if gloo else torch.distributed.new_group(backend="gloo")
+        self.talk: Any = None
+        if torch.distributed.get_backend() != "gloo":
+            self.talk = torch.distributed.new_group(backend="gloo", timeout=wait)
         self.zero: int = config.deepspeed.zero if config.deepspeed else 0
         self.device = pick_device(place.local_rank)
         self.objective: Objective = objective if self.zero == 3 else objective.to(self.device)
@@ -357,7 +361,7 @@ def _restore_scale(optimizer: Any, facts: Mapping[str, Any]) -> None:
             setattr(scaler, key, value)
 
 
-def _start_deepspeed(place: Place) -> tuple[Any, list[str]]:
+def _start_deepspeed(place: Place, wait: timedelta) -> tuple[Any, list[str]]:
     """Import DeepSpeed and join the process group, alone if nothing launched us.
 
     Returns:
@@ -384,7 +388,7 @@ def _start_deepspeed(place: Place) -> tuple[Any, list[str]]:
         # uses, would be compiled on first use.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=wait)
     deepspeed.init_distributed(verbose=False)
     return deepspeed, list(added)
 
