@@ -45,6 +45,7 @@ EXTRAS = {
     "log": ["tensorboard>=2.14", "wandb>=0.16"],
     "java": ["pycocoevalcap>=1.2"],
     "dev": [
+        "datasets>=2.19",
         "peft>=0.12",
         "torchao>=0.18",
         "pytest>=8",
