@@ -21,11 +21,12 @@ import torch
 from clock import machine
 from sizes import TINY_MODALITIES
 
-from onellm.data.loader import Loader, SignalReader
+from onellm.data.loader import Loader
 from onellm.data.order import Order, Part
 from onellm.data.packaged import starter_folder
 from onellm.data.sample import Sample
 from onellm.data.shards import read_folder
+from onellm.data.signal_reader import SignalReader
 from onellm.data.tars import Shard
 from onellm.modality import Modality
 from onellm.preset import load_preset

@@ -6,7 +6,7 @@ Shape legend: S text tokens of one sample, ``…`` a signal's own axes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +21,9 @@ from onellm.data.order import Draw, Order, stable_hash
 from onellm.data.plan import Layout, plan
 from onellm.data.prefetch import make_ahead, prefetch
 from onellm.data.sample import Sample
+from onellm.data.signal_reader import SignalReader
 from onellm.data.workers import PATIENCE, in_processes
 from onellm.errors import BadInput
-from onellm.modality import Modality
 from onellm.source import Source, file_key
 from onellm.splice import IGNORED
 
@@ -120,35 +120,6 @@ def merged(shares: Sequence[Sequence[int]]) -> list[int]:
 def view_key(key: str, view: int) -> str:
     """Name of one stored version of a medium: 0 the plain one, then its variations."""
     return f"{key}@{view}"
-
-
-class SignalReader:
-    """Reads media through their modalities and keeps signals in memory up to a limit.
-
-    Args:
-        modalities: known modalities by name.
-        megabytes: 10^6 bytes of signals kept; what comes when it is full is read each time.
-    """
-
-    def __init__(self, modalities: Mapping[str, Modality], megabytes: float = 0.0) -> None:
-        self.modalities = modalities
-        self._room = megabytes * 1e6
-        self._kept: dict[str, Tensor] = {}
-
-    def read(self, name: str, source: Source, key: str) -> Tensor:
-        """The signal of a medium, as its modality loads it.
-
-        Raises:
-            BadInput: names the file, what was expected and what was found.
-        """
-        if key in self._kept:
-            return self._kept[key]
-        signal = self.modalities[name].load(source)
-        size = signal.numel() * signal.element_size()
-        if size <= self._room:
-            self._room -= size
-            self._kept[key] = signal
-        return signal
 
 
 def _never(key: str, source: Source) -> bool:

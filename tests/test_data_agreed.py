@@ -13,10 +13,11 @@ from tiny_runs import opened, write_shards
 
 from onellm.data.datasets import mixture
 from onellm.data.faults import FaultConfig, Faults
-from onellm.data.loader import Batch, Loader, SignalReader, merged
+from onellm.data.loader import Batch, Loader, merged
 from onellm.data.order import Draw, Order, Part
 from onellm.data.plan import Layout
 from onellm.data.prefetch import make_ahead
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import BadInput, CheckpointError, ConfigError
 from onellm.modality import Modality
 from onellm.prompts import encode_example

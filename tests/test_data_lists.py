@@ -18,10 +18,11 @@ from onellm.data.convert import convert
 from onellm.data.datasets import Collection, mixture
 from onellm.data.faults import FaultConfig, Faults
 from onellm.data.lists import Joined, Targeted, by_target, outline, pieces_of
-from onellm.data.loader import Loader, SignalReader
+from onellm.data.loader import Loader
 from onellm.data.order import POOL, Order
 from onellm.data.plan import Layout
 from onellm.data.sample import Sample
+from onellm.data.signal_reader import SignalReader
 from onellm.data.streams import Shelf
 from onellm.data.tar_sets import group_in_name
 from onellm.errors import BadInput

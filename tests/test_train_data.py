@@ -15,13 +15,14 @@ from tiny import MODALITIES, tiny_text
 from tiny_runs import description, picture, recording, write_shards, write_tar
 
 from onellm.data.faults import FaultConfig, Faults, Skipped
-from onellm.data.loader import Loader, SignalReader, medium_key
+from onellm.data.loader import Loader, medium_key
 from onellm.data.order import Order, Part
 from onellm.data.packaged import starter_folder
 from onellm.data.plan import Layout
 from onellm.data.prefetch import prefetch
 from onellm.data.sample import Sample
 from onellm.data.shards import read_folder, read_shard
+from onellm.data.signal_reader import SignalReader
 from onellm.data.targets import examples
 from onellm.data.workers import unwrap, wrap
 from onellm.errors import BadInput, ConfigError

@@ -12,10 +12,11 @@ from tiny_runs import tiny_config, tiny_run, write_shards
 from torch import nn
 from transformers import AutoModelForCausalLM, DogeConfig, FalconConfig, MistralConfig
 
-from onellm.data.loader import Batch, Example, Loader, Medium, SignalReader
+from onellm.data.loader import Batch, Example, Loader, Medium
 from onellm.data.order import Order, Part
 from onellm.data.plan import Layout
 from onellm.data.shards import read_folder
+from onellm.data.signal_reader import SignalReader
 from onellm.data.targets import examples
 from onellm.errors import BadInput, ConfigError
 from onellm.model import OneLLM

@@ -10,7 +10,7 @@ from tiny import tiny_model
 from tiny_runs import tiny_config, tiny_run, write_shards
 
 from onellm.data.faults import Faults
-from onellm.data.loader import SignalReader
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import ConfigError
 from onellm.train.engine import Place
 from onellm.train.launch import prepare, run_training

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from onellm.data.faults import Faults
-from onellm.data.loader import SignalReader, medium_key, view_key
+from onellm.data.loader import medium_key, view_key
 from onellm.data.sample import Sample
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import BadInput, CheckpointError, ConfigError
 from onellm.model import OneLLM
 from onellm.progress import Progress

@@ -12,7 +12,8 @@ from functools import partial
 
 from onellm.checkpoint import TEXT, build_described, read_description
 from onellm.data.faults import Faults
-from onellm.data.loader import Example, Loader, SignalReader
+from onellm.data.loader import Example, Loader
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
 from onellm.model_folder import CONFIG

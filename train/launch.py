@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from onellm.data.faults import Faults
-from onellm.data.loader import SignalReader
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import CheckpointError, ConfigError, OneLLMError, plain_reason
 from onellm.model import OneLLM
 from onellm.quiet import hush

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 
 from onellm.data.faults import Faults
-from onellm.data.loader import Loader, SignalReader
+from onellm.data.loader import Loader
 from onellm.data.order import Order
 from onellm.data.sample import Sample
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import ConfigError
 from onellm.model import OneLLM
 from onellm.prompts import encode_example

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from onellm.data.faults import Faults, Skipped
-from onellm.data.loader import Batch, SignalReader, medium_key, view_key
+from onellm.data.loader import Batch, medium_key, view_key
 from onellm.data.order import stable_hash
 from onellm.data.sample import Sample
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import BadInput, ConfigError
 from onellm.modality import Modality
 from onellm.model import OneLLM

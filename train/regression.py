@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from onellm.data.faults import Faults
 from onellm.data.lists import by_target, outline
-from onellm.data.loader import SignalReader, medium_key
+from onellm.data.loader import medium_key
 from onellm.data.sample import Sample
+from onellm.data.signal_reader import SignalReader
 from onellm.errors import BadInput, ConfigError
 from onellm.model import OneLLM
 from onellm.train.media import same_shape, vary
