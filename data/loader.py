@@ -201,34 +201,35 @@ class Loader:
         """
         layout = replace(self.layout, world=world, per_device=per_device)
         plans = self._plans(range(first, last), layout, rank, share, max(ahead, min(workers, 1)))
-        read = (
-            self._in_workers(plans, workers)
-            if workers
-            else make_ahead(self._read_all, plans, ahead)
-        )
-        for batches in read:
+        made = self._in_workers(plans, workers) if workers else make_ahead(self._step, plans, ahead)
+        for batches in made:
             # Here, and not where they are read, so that what was only read ahead does not count.
             for batch in batches:
                 broken = [fault for example in batch for fault in example.broken]
                 self.faults.add(broken, len(batch) + len(broken))
             yield batches
 
-    def _read_all(self, passes: list[list[Draw]]) -> list[Batch]:
-        return [[self.example(draw) for draw in draws] for draws in passes]
+    def _step(self, passes: list[list[int]]) -> list[Batch]:
+        return [[self._numbered(number) for number in numbers] for numbers in passes]
 
-    def _in_workers(self, plans: Iterator[list[list[Draw]]], workers: int) -> Iterator[list[Batch]]:
+    def _numbered(self, number: int) -> Example:
+        return self.example(self.order.draw(number))
+
+    def _in_workers(self, plans: Iterator[list[list[int]]], workers: int) -> Iterator[list[Batch]]:
         """Micro-batches from other processes."""
         passes: deque[int] = deque()
 
-        def jobs() -> Iterator[list[Draw]]:
+        def jobs() -> Iterator[list[int]]:
             for step_plan in plans:
                 passes.append(len(step_plan))
                 yield from step_plan
 
+        def name(number: int) -> str:
+            draw = self.order.draw(number)
+            return name_of(self.parts[draw.part], draw.index)
+
         batches = in_processes(
-            *(self.example, jobs(), workers),
-            patience=self.patience,
-            name=lambda draw: name_of(self.parts[draw.part], draw.index),
+            *(self._numbered, jobs(), workers), patience=self.patience, name=name
         )
         step: list[Batch] = []
         for batch in batches:
@@ -240,22 +241,23 @@ class Loader:
 
     def _plans(
         self, steps: range, layout: Layout, rank: int, share: Share | None, ahead: int
-    ) -> Iterator[list[list[Draw]]]:
-        """This process's draws of each step, for each pass.
+    ) -> Iterator[list[list[int]]]:
+        """The numbers of this process's draws in each step, for each pass.
 
         With ``share`` a process measures one in ``world`` of a step's samples. Besides the time,
-        that keeps plans equal where one process finds a sample broken and another does not.
+        that keeps plans equal where one process finds a sample broken and another does not. What
+        is drawn is left to who reads it: the loop's thread has better to do.
         """
         every = range(self.order.batch)
         own = every[rank :: layout.world] if share else every
-        measured = prefetch((self._lengths(step, own, layout) for step in steps), ahead)
+        lengths_of = (self._lengths(step, own, layout) for step in steps)
+        measured = prefetch(lengths_of, ahead if layout.needs_lengths else 0)
         with closing(measured):
             for step, mine in zip(steps, measured, strict=True):
                 lengths = merged(share(mine)) if share and layout.needs_lengths else mine
-                yield [
-                    [self._drawn(step, place) for place in devices[rank]]
-                    for devices in plan(every, lengths, layout)
-                ]
+                first = step * len(every)
+                passes = plan(every, lengths, layout)
+                yield [[first + place for place in devices[rank]] for devices in passes]
 
     def plan(self, step: int, layout: Layout) -> list[list[list[Draw]]]:
         """The draws of a step for each pass and device.

@@ -16,8 +16,8 @@ T = TypeVar("T")
 def make_ahead(make: Callable[[J], T], jobs: Iterable[J], depth: int) -> Iterator[T]:
     """Make one thing of each job, in order, up to ``depth`` ahead in a thread.
 
-    Unlike with :func:`prefetch`, jobs are asked for in the caller's thread, ``depth`` + 1 before
-    the first thing and then one for each.
+    Unlike with :func:`prefetch`, jobs are asked for in the caller's thread, ``depth`` + 2 before
+    the first thing and then one for each, so that the thread is at one while ``depth`` wait.
 
     Args:
         make: called in the thread; what it raises is raised here when it is its turn.
@@ -32,7 +32,7 @@ def make_ahead(make: Callable[[J], T], jobs: Iterable[J], depth: int) -> Iterato
         try:
             for job in jobs:
                 made.append(thread.submit(make, job))
-                if len(made) > depth:
+                if len(made) > depth + 1:
                     yield made.popleft().result()
             while made:
                 yield made.popleft().result()

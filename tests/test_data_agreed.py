@@ -164,7 +164,7 @@ def test_jobs_are_asked_for_in_the_callers_thread_and_no_further_than_needed():
     made = make_ahead(make, jobs(), 2)
     for n in range(9):
         assert next(made) == n * n
-        assert asked == list(range(min(n + 3, 9)))
+        assert asked == list(range(min(n + 4, 9)))
     assert list(make_ahead(lambda job: -job, range(3), 0)) == [0, -1, -2]
 
 
