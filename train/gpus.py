@@ -3,7 +3,8 @@
 Rates are dense (without sparsity), of the SXM form where a name has several. Those of float32 are
 of the ordinary units: PyTorch leaves TF32 off for matrix products. Sources: NVIDIA's data sheet of
 each card; of the B200 an eighth of HGX B200; of the RTX cards the Ada and GA102 architecture
-papers, with sums in float32.
+papers, with sums in float32. Those of H200, B200 and L40S were checked against listings; the others
+were not looked up again, and ``--tflops`` or ``log.peak_tflops`` says otherwise.
 """
 
 from __future__ import annotations
